@@ -1,0 +1,1 @@
+"""Where text comes from and goes to: bytes with positions, and nothing about what they mean."""

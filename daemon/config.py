@@ -1,0 +1,267 @@
+"""Everything that can be set, as one typed model: parsed once, at the door."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+
+from learners.job import Method
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_seconds(value: object) -> object:
+    """`"90s"`, `"15m"`, `"6h"`, `"7d"` or a number of seconds, as a number of seconds."""
+    if isinstance(value, str) and value[-1:] in _UNITS:
+        return float(value[:-1]) * _UNITS[value[-1]]
+    return value
+
+
+def format_seconds(value: float) -> str:
+    """The largest unit that holds `value` whole: 5400 is `"90m"`."""
+    for unit in ("d", "h", "m"):
+        if value and value % _UNITS[unit] == 0:
+            return f"{value / _UNITS[unit]:g}{unit}"
+    return f"{value:g}s"
+
+
+Seconds = Annotated[float, BeforeValidator(parse_seconds), PlainSerializer(format_seconds), Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class TopicsConfig(Section):
+    """What each topic is called at your connector."""
+
+    texts: str = Field("texts", description="Texts to be scored; written by you.")
+    scores: str = Field("scores", description="Scored texts.")
+    labels: str = Field("labels", description="What texts truly were; written by you, minutes or days later.")
+    alerts: str = Field("alerts", description="Spikes of the watched label: firing and resolved.")
+    label_requests: str = Field("label-requests", description="Texts whose labels would help most.")
+    dead_letters: str = Field("dead-letters", description="What could not be read, with the reason and its origin.")
+    models: str = Field("models", description="Which version is champion; compacted.")
+
+
+class LocalConfig(Section):
+    path: Path | None = Field(None, description="The log's SQLite file; `topics.db` in `home` when empty.")
+    retention: Seconds = Field(
+        parse_seconds("7d"),
+        description="Messages older than this are deleted once every group has read them; 0 keeps all.",
+    )
+
+
+class JsonlConfig(Section):
+    directory: Path | None = Field(
+        None, description="Each topic is `TOPIC.jsonl` (or .jsonl.gz) here; `topics/` in `home` when empty."
+    )
+    follow: bool = Field(False, description="Keep waiting for new lines at the end of a file.")
+
+
+class ConnectorConfig(Section):
+    """Where the topics are."""
+
+    kind: Literal["local", "jsonl"] = Field(
+        "local", description="`local`: one SQLite file, safe between processes. `jsonl`: files."
+    )
+    local: LocalConfig = LocalConfig()
+    jsonl: JsonlConfig = JsonlConfig()
+
+
+class RecordsConfig(Section):
+    """Bounds on what is read; what breaks one goes to the dead-letters topic."""
+
+    max_text_chars: int = Field(20_000, gt=0, description="Longest text, in characters.")
+    max_record_bytes: int = Field(262_144, gt=0, description="Largest message, in bytes.")
+    max_future: Seconds = Field(parse_seconds("1d"), description="How far ahead of the clock a timestamp may be.")
+
+
+class ModelConfig(Section):
+    """The model and the device it runs on."""
+
+    encoder: str = Field(
+        "minilm",
+        description="Where version 1 starts: `minilm` (shipped, offline), or a Hugging Face encoder's path or id.",
+    )
+    max_tokens: int = Field(128, gt=2, le=8192, description="Tokens of a text that the model reads.")
+    device: str = Field("auto", description="`auto` (GPU when there is one), `cpu`, `cuda` or `cuda:N`.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="`auto`: bfloat16 on a GPU, float32 on a CPU."
+    )
+    threads: int = Field(0, ge=0, description="CPU threads for a forward pass; 0 leaves it to torch.")
+
+
+class ScorerConfig(Section):
+    """How texts are batched on their way through the model."""
+
+    max_texts: int = Field(256, gt=0, description="Texts read and committed together, at most.")
+    token_budget: int = Field(8192, gt=0, description="Padded tokens in one forward pass, at most.")
+    queue: int = Field(2, gt=0, description="Batches that may wait between two stages.")
+    sketch_share: Share = Field(1.0, description="Share of scores that carry a sketch, chosen by a hash of the id.")
+
+
+class LabelsConfig(Section):
+    """How labels find their scores."""
+
+    horizon: Seconds = Field(
+        parse_seconds("14d"), description="How long a score waits for its label, and a label for its score."
+    )
+    max_waiting: int = Field(200_000, gt=0, description="Scores that may wait for a label; the oldest expire first.")
+
+
+class MemoryConfig(Section):
+    """The labelled examples that a model learns from and is judged on."""
+
+    recent: int = Field(2_000, gt=0, description="Newest labelled examples to learn from: a sliding window.")
+    replay: int = Field(3_000, ge=0, description="Older ones kept for replay, balanced by time, class and source.")
+    gate_share: Share = Field(0.15, description="Share of labels held out for the gate.")
+    audit_share: Share = Field(0.05, description="Share of labels that nothing uses but an audit.")
+    held_out: int = Field(3_000, gt=0, description="Held-out examples kept, balanced like the replay part.")
+
+
+DetectorName = Literal["adwin", "kswin", "page_hinkley"]
+SignalName = Literal["uncertainty", "novelty", "error"]
+
+
+class DetectorConfig(Section):
+    kind: DetectorName = Field(description="`adwin`, `kswin` or `page_hinkley` (River's).")
+    signal: SignalName = Field(
+        description="`uncertainty` (1 less the top probability), `novelty` (sketch against the reference window) "
+        "or `error` (of labelled texts)."
+    )
+    options: dict[str, float] = Field({}, description="Passed to River as they are.")
+
+
+class DriftConfig(Section):
+    """What is watched for drift, and by what."""
+
+    reference: int = Field(500, gt=1, description="Texts of the champion's reference window.")
+    neighbours: int = Field(5, gt=0, description="Novelty: mean distance to this many nearest reference sketches.")
+    detectors: list[DetectorConfig] = Field(
+        [
+            DetectorConfig(kind="adwin", signal="uncertainty", options={"delta": 0.002}),
+            DetectorConfig(kind="adwin", signal="novelty", options={"delta": 0.002}),
+            DetectorConfig(kind="adwin", signal="error", options={"delta": 0.002}),
+        ],
+        description="Detectors and the signal each one watches.",
+    )
+
+
+class AccuracyDropConfig(Section):
+    drop: Share = Field(0.08, description="Fall of live accuracy below the champion's own, 0 to 1.")
+    window: int = Field(300, gt=0, description="Labelled texts that accuracy is taken over.")
+
+
+class TriggersConfig(Section):
+    """When a training run starts. Every trigger, fired or held, is recorded with its reason."""
+
+    labels: int = Field(1_000, ge=0, description="New labels that start a run; 0 turns this off.")
+    drift_labels: int = Field(
+        250, gt=0, description="New labels since the drift began to show, before an alarm starts a run."
+    )
+    accuracy: AccuracyDropConfig = AccuracyDropConfig()
+    schedule: str = Field("", description="A cron expression (`0 3 * * *`) in UTC; empty for none.")
+    min_labels: int = Field(100, gt=0, description="No run with fewer new labels than this.")
+    cooldown: Seconds = Field(parse_seconds("30m"), description="Shortest time between the starts of two runs.")
+    daily_budget: int = Field(48, gt=0, description="Runs in any 24 hours, at most.")
+
+
+class EWCConfig(Section):
+    """Elastic weight consolidation, for the methods that use it."""
+
+    strength: float = Field(100.0, ge=0, description="Weight of the penalty.")
+    decay: Share = Field(0.9, description="What is kept of the old Fisher information at each run.")
+    samples: int = Field(512, gt=0, description="Examples that the Fisher information is estimated on.")
+
+
+class LearningConfig(Section):
+    """How a candidate is trained."""
+
+    method: Method = Field("replay+ewc", description="`finetune`, `replay`, `ewc` or `replay+ewc`.")
+    epochs: float = Field(2.0, gt=0, description="Passes over new and replayed examples together.")
+    fit_epochs: float = Field(4.0, gt=0, description="Passes over the rows of `relearnd fit`.")
+    learning_rate: float = Field(5e-5, gt=0, description="Peak learning rate of AdamW.")
+    warmup_share: Share = Field(0.1, description="Share of the steps in which the rate rises to its peak.")
+    weight_decay: float = Field(0.01, ge=0, description="Of AdamW.")
+    batch_size: int = Field(16, gt=0, description="Examples in an optimiser step.")
+    threads: int = Field(0, ge=0, description="CPU threads of the learner; 0 leaves it to torch.")
+    niceness: int = Field(10, ge=0, le=19, description="The learner gives way to scoring by this much.")
+    timeout: Seconds = Field(parse_seconds("6h"), gt=0, description="A run that takes longer is stopped.")
+    ewc: EWCConfig = EWCConfig()
+
+
+class GateConfig(Section):
+    """What a candidate must show before it goes live."""
+
+    alpha: float = Field(0.1, gt=0, lt=1, description="Chance of promoting a model that is no better on fresh labels.")
+    min_examples: int = Field(30, gt=0, description="Fresh held-out examples without which nothing is promoted.")
+    slice_tolerance: Share = Field(0.03, description="Accuracy that any slice of the old examples may lose.")
+    slice_min: int = Field(30, gt=0, description="Smaller slices are too noisy to judge.")
+    max_slowdown: float = Field(1.5, ge=1, description="Candidate's scoring time over the champion's, at most.")
+
+
+class ProbationConfig(Section):
+    """A promoted model is watched: live labels that it gets wrong and its parent got right bring the parent back."""
+
+    labels: int = Field(500, ge=0, description="Labels that probation lasts; 0 turns it off.")
+    alpha: float = Field(0.01, gt=0, lt=1, description="Chance of rolling back a model that is no worse.")
+
+
+class AlertsConfig(Section):
+    """When a key's share of the watched label is a spike."""
+
+    enabled: bool = Field(True, description="Watch for spikes at all.")
+    label: str = Field("negative", description="The label whose spikes matter.")
+    window: Seconds = Field(parse_seconds("1h"), gt=0, description="The time that a share is taken over.")
+    baseline: Seconds = Field(parse_seconds("7d"), gt=0, description="The past that it is compared with.")
+    min_count: int = Field(8, gt=0, description="Watched texts in the window below which nothing fires.")
+    min_rise: Share = Field(0.2, description="Rise of the share over the baseline below which nothing fires.")
+    fire: float = Field(1e-4, gt=0, lt=1, description="Fires when chance explains the count with less than this.")
+    resolve: float = Field(0.05, gt=0, lt=1, description="Resolves when chance explains it with more than this.")
+    critical: float = Field(1e-8, gt=0, lt=1, description="Below this the severity is critical.")
+    max_keys: int = Field(10_000, gt=0, description="Keys watched at once; the longest silent are forgotten first.")
+
+
+class HttpConfig(Section):
+    """Metrics, health and steering over HTTP."""
+
+    enabled: bool = Field(True, description="Serve at all.")
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(9464, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+
+
+class LoggingConfig(Section):
+    format: Literal["auto", "json", "terminal"] = Field(
+        "auto", description="`auto`: terminal on a terminal, else json."
+    )
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+
+
+class Config(Section):
+    """relearnd's settings."""
+
+    home: Path = Field(Path("relearnd-home"), description="Where state.db, models/, jobs/ and the local log live.")
+    seed: int = Field(0, ge=0, description="Seed of everything random.")
+    topics: TopicsConfig = TopicsConfig()
+    connector: ConnectorConfig = ConnectorConfig()
+    records: RecordsConfig = RecordsConfig()
+    model: ModelConfig = ModelConfig()
+    scorer: ScorerConfig = ScorerConfig()
+    labels: LabelsConfig = LabelsConfig()
+    memory: MemoryConfig = MemoryConfig()
+    drift: DriftConfig = DriftConfig()
+    triggers: TriggersConfig = TriggersConfig()
+    learning: LearningConfig = LearningConfig()
+    gate: GateConfig = GateConfig()
+    probation: ProbationConfig = ProbationConfig()
+    alerts: AlertsConfig = AlertsConfig()
+    http: HttpConfig = HttpConfig()
+    logging: LoggingConfig = LoggingConfig()
+
+    @model_validator(mode="after")
+    def _shares_leave_something_to_learn(self) -> "Config":
+        if self.memory.gate_share + self.memory.audit_share >= 1:
+            raise ValueError("memory.gate_share and memory.audit_share leave nothing to learn from")
+        return self

@@ -1,0 +1,204 @@
+"""The records that pass through the topics, and what becomes of bytes that are not one of them."""
+
+import base64
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from connectors.topic import Message
+from daemon.config import RecordsConfig
+
+#: An id or key longer than this is a mistake in the producer, and would only bloat every index that holds it.
+MAX_NAME = 512
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME)]
+
+
+class _Record(BaseModel):
+    # Unknown fields are dropped rather than refused: producers add fields of their own.
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Text(_Record):
+    """What the user sends to be scored."""
+
+    id: Name
+    text: str = Field(min_length=1)
+    timestamp: AwareDatetime
+    key: Name | None = None
+    source: Name | None = None
+    meta: dict[str, Any] | None = None
+
+
+class Score(Text):
+    """The text's fields and what the model `model` made of it.
+
+    `sketch` is a fixed random projection of the pooled embedding: float16, base64 (see `encode_sketch`).
+    """
+
+    label: str
+    probabilities: dict[str, float]
+    model: str
+    scored_at: AwareDatetime
+    sketch: str | None = None
+
+
+class Label(_Record):
+    """What a text truly was, said later by a person or by the market."""
+
+    id: Name
+    label: str
+    timestamp: AwareDatetime | None = None
+    text: str | None = None
+    weight: float = Field(default=1.0, gt=0, le=1000)
+    annotator: str | None = None
+
+
+class Alert(_Record):
+    """A spike of the watched label for one key: sent when it starts (`firing`) and when it ends (`resolved`).
+
+    `value` is the label's share in the window and `baseline` the key's own usual share; both 0 to 1.
+    """
+
+    status: Literal["firing", "resolved"]
+    name: str
+    key: str
+    severity: Literal["warning", "critical"]
+    value: float
+    baseline: float
+    starts_at: AwareDatetime
+    ends_at: AwareDatetime | None = None
+    examples: list[str] = []
+    model: str
+
+
+class LabelRequest(_Record):
+    """A text whose label would help most, and why."""
+
+    id: Name
+    text: str
+    reason: str
+
+
+class ModelAnnouncement(_Record):
+    """Which model version is live. The last `champion` announced is the one that scores."""
+
+    version: str
+    uri: str
+    sha256: str
+    parent: str | None = None
+    state: Literal["champion", "retired"]
+
+
+class Reason(StrEnum):
+    """Why a message was set aside: the bounded set that metrics are labelled with."""
+
+    TOO_LARGE = "too_large"
+    NOT_UTF8 = "not_utf8"
+    NOT_JSON = "not_json"
+    INVALID = "invalid"
+    TEXT_EMPTY = "text_empty"
+    TEXT_TOO_LONG = "text_too_long"
+    FROM_THE_FUTURE = "from_the_future"
+    UNKNOWN_LABEL = "unknown_label"
+
+
+class DeadLetter(_Record):
+    """A message set aside: its bytes (base64, cut to `records.max_record_bytes`), why, and where it came from."""
+
+    reason: Reason
+    detail: str
+    topic: str
+    partition: int
+    offset: int
+    at: AwareDatetime
+    value: str
+
+
+R = TypeVar("R", Text, Label, Score)
+
+
+class Decoder(Generic[R]):
+    """Turns messages of one topic into records, or into the dead letters that say why they are none."""
+
+    def __init__(self, kind: type[R], limits: RecordsConfig) -> None:
+        self._kind: type[R] = kind
+        self._limits = limits
+
+    def decode(self, message: Message, now: datetime) -> R | DeadLetter:
+        if len(message.value) > self._limits.max_record_bytes:
+            detail = f"{len(message.value)} bytes; records.max_record_bytes is {self._limits.max_record_bytes}"
+            return self.refuse(message, now, Reason.TOO_LARGE, detail)
+        try:
+            record = self._kind.model_validate_json(message.value)
+        except ValidationError as error:
+            return self.refuse(message, now, *_why(message.value, error))
+        return self._refuse_unusable(record, message, now) or record
+
+    def refuse(self, message: Message, now: datetime, reason: Reason, detail: str) -> DeadLetter:
+        kept = message.value[: self._limits.max_record_bytes]
+        return DeadLetter(
+            reason=reason,
+            detail=detail,
+            topic=message.topic,
+            partition=message.partition,
+            offset=message.offset,
+            at=now,
+            value=base64.b64encode(kept).decode("ascii"),
+        )
+
+    def _refuse_unusable(self, record: Text | Label, message: Message, now: datetime) -> DeadLetter | None:
+        text, timestamp = record.text, record.timestamp
+        if text is not None and not text.strip():
+            return self.refuse(message, now, Reason.TEXT_EMPTY, "the text is only white space")
+        if text is not None and len(text) > self._limits.max_text_chars:
+            detail = f"{len(text)} characters; records.max_text_chars is {self._limits.max_text_chars}"
+            return self.refuse(message, now, Reason.TEXT_TOO_LONG, detail)
+        if timestamp is not None and (timestamp - now).total_seconds() > self._limits.max_future:
+            detail = f"{timestamp.isoformat()} is more than records.max_future past {now.isoformat()}"
+            return self.refuse(message, now, Reason.FROM_THE_FUTURE, detail)
+        return None
+
+
+def _why(value: bytes, error: ValidationError) -> tuple[Reason, str]:
+    try:
+        value.decode("utf-8")
+    except UnicodeDecodeError as bad:
+        return Reason.NOT_UTF8, f"invalid UTF-8 at byte {bad.start}"
+    first = error.errors(include_url=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        return Reason.NOT_JSON, first["msg"]
+    where = ".".join(str(part) for part in first["loc"]) or "the record"
+    if where == "text" and first["type"] == "string_too_short":
+        return Reason.TEXT_EMPTY, "the text is empty"
+    return Reason.INVALID, f"{where}: {first['msg']}"
+
+
+def encode(record: _Record) -> bytes:
+    """The record as one JSON object; fields without a value are left out."""
+    return record.model_dump_json(exclude_none=True).encode("utf-8")
+
+
+def encode_sketch(sketch: npt.NDArray[np.float32]) -> str:
+    """`[dimensions]` float32 as base64 of little-endian float16."""
+    return base64.b64encode(sketch.astype("<f2").tobytes()).decode("ascii")
+
+
+def decode_sketch(sketch: str) -> npt.NDArray[np.float32]:
+    """What `encode_sketch` wrote. Raises ValueError when it did not."""
+    return np.frombuffer(base64.b64decode(sketch, validate=True), dtype="<f2").astype(np.float32)
+
+
+def utc(timestamp: float) -> datetime:
+    """Seconds since the epoch as an aware datetime."""
+    return datetime.fromtimestamp(timestamp, UTC)
+
+
+def by_label(labels: list[str], probabilities: npt.NDArray[np.float32]) -> Mapping[str, float]:
+    """One row of a model's output as the mapping that a `Score` carries, to four decimals."""
+    return {label: round(float(p), 4) for label, p in zip(labels, probabilities, strict=True)}

@@ -1,0 +1,1 @@
+"""How a model learns: a process of its own that turns a job directory into a candidate model and a report."""

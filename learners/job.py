@@ -1,0 +1,163 @@
+"""What passes between the daemon and a learner: a directory.
+
+The daemon writes, then starts `python -m learners JOB_DIR`:
+
+    job.json          a `Job`
+    new.jsonl         `Example` rows to learn: labelled since the champion learned
+    replay.jsonl      `Example` rows to keep: the balanced memory of what is older
+    gate.jsonl        `Example` rows held out from learning, on which parent and candidate are compared
+    recent.jsonl      `Recent` rows: the stream's latest texts, to be scored again by the candidate
+
+The learner leaves:
+
+    metrics.jsonl     `Progress` rows as it goes
+    candidate/        the model (see `learners.model`) and, for EWC, `ewc.safetensors`
+    judged.jsonl      `Judged` rows: both models on every gate example, in the order of gate.jsonl
+    rescored.jsonl    `Rescored` rows: the candidate on every recent text, in the order of recent.jsonl
+    report.json       a `Report`, written last: its presence means that the job is done
+    error.json        a `Failure` instead, when it cannot be done
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Method = Literal["finetune", "replay", "ewc", "replay+ewc"]
+
+Row = TypeVar("Row", bound=BaseModel)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Example(_Strict):
+    """A labelled text. `group` says how the gate reads it: fresh from the stream, or kept from before."""
+
+    id: str
+    text: str
+    label: str
+    source: str | None = None
+    key: str | None = None
+    timestamp: float = 0.0
+    weight: float = Field(default=1.0, gt=0)
+    group: Literal["fresh", "old"] = "fresh"
+
+
+class Recent(_Strict):
+    """A text of the recent stream, without its label."""
+
+    id: str
+    text: str
+    key: str | None = None
+    source: str | None = None
+    timestamp: float = 0.0
+
+
+class EWC(_Strict):
+    """Online elastic weight consolidation (Schwarz et al. 2018, "Progress & Compress")."""
+
+    strength: float = Field(ge=0)
+    decay: float = Field(ge=0, le=1)
+    samples: int = Field(gt=0)
+
+
+class Job(_Strict):
+    """One training run. Paths are absolute."""
+
+    id: str
+    method: Method
+    labels: list[str] = Field(min_length=2)
+    parent: Path | None = None
+    encoder: str
+    epochs: float = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    warmup_share: float = Field(ge=0, le=1)
+    weight_decay: float = Field(ge=0)
+    batch_size: int = Field(gt=0)
+    max_tokens: int = Field(gt=2)
+    ewc: EWC
+    seed: int
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    threads: int = Field(default=0, ge=0)
+
+
+class Progress(_Strict):
+    """One line of metrics.jsonl; `step` of `steps` optimiser steps are done."""
+
+    step: int
+    steps: int
+    loss: float
+    penalty: float
+    learning_rate: float
+    seconds: float
+
+
+class Judged(_Strict):
+    """One gate example and the probability that each model gave to each of the job's labels, in their order."""
+
+    id: str
+    label: str
+    source: str | None
+    key: str | None
+    group: Literal["fresh", "old"]
+    parent: list[float] | None
+    candidate: list[float]
+
+
+class Rescored(_Strict):
+    """A recent text under the candidate: probabilities in the order of the job's labels, and its sketch."""
+
+    id: str
+    key: str | None
+    source: str | None
+    timestamp: float
+    probabilities: list[float]
+    sketch: list[float]
+
+
+class Quality(_Strict):
+    """A model on the gate examples; `seconds` is the time to score all of them."""
+
+    accuracy: float
+    macro_f1: float
+    loss: float
+    seconds: float
+
+
+class Report(_Strict):
+    job: str
+    method: Method
+    examples: int
+    replayed: int
+    steps: int
+    seconds: float
+    parent: Quality | None
+    candidate: Quality
+    data_sha256: str
+    seed: int
+
+
+class Failure(_Strict):
+    """Why a job could not be done: the error and what to do about it."""
+
+    error: str
+    detail: str
+
+
+def write_rows(path: Path, rows: Iterable[BaseModel]) -> None:
+    """Write one JSON object a line."""
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(row.model_dump_json())
+            file.write("\n")
+
+
+def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
+    """Read what `write_rows` wrote. Raises pydantic.ValidationError on a row that is not a `kind`."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield kind.model_validate_json(line)
