@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol, Self
 
 class Partition(NamedTuple):
     topic: str
-    index: int = 0
+    number: int = 0
 
 
 class Message(NamedTuple):

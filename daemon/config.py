@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from learners.job import Method
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+MINUTE, HOUR, DAY = _UNITS["m"], _UNITS["h"], _UNITS["d"]
 
 
 def parse_seconds(value: object) -> object:
@@ -48,7 +49,7 @@ class TopicsConfig(Section):
 class LocalConfig(Section):
     path: Path | None = Field(None, description="The log's SQLite file; `topics.db` in `home` when empty.")
     retention: Seconds = Field(
-        parse_seconds("7d"),
+        7 * DAY,
         description="Messages older than this are deleted once every group has read them; 0 keeps all.",
     )
 
@@ -75,7 +76,7 @@ class RecordsConfig(Section):
 
     max_text_chars: int = Field(20_000, gt=0, description="Longest text, in characters.")
     max_record_bytes: int = Field(262_144, gt=0, description="Largest message, in bytes.")
-    max_future: Seconds = Field(parse_seconds("1d"), description="How far ahead of the clock a timestamp may be.")
+    max_future: Seconds = Field(DAY, description="How far ahead of the clock a timestamp may be.")
 
 
 class ModelConfig(Section):
@@ -106,7 +107,7 @@ class LabelsConfig(Section):
     """How labels find their scores."""
 
     horizon: Seconds = Field(
-        parse_seconds("14d"), description="How long a score waits for its label, and a label for its score."
+        14 * DAY, description="How long a score waits for its label, and a label for its score."
     )
     max_waiting: int = Field(200_000, gt=0, description="Scores that may wait for a label; the oldest expire first.")
 
@@ -164,7 +165,7 @@ class TriggersConfig(Section):
     accuracy: AccuracyDropConfig = AccuracyDropConfig()
     schedule: str = Field("", description="A cron expression (`0 3 * * *`) in UTC; empty for none.")
     min_labels: int = Field(100, gt=0, description="No run with fewer new labels than this.")
-    cooldown: Seconds = Field(parse_seconds("30m"), description="Shortest time between the starts of two runs.")
+    cooldown: Seconds = Field(30 * MINUTE, description="Shortest time between the starts of two runs.")
     daily_budget: int = Field(48, gt=0, description="Runs in any 24 hours, at most.")
 
 
@@ -188,7 +189,7 @@ class LearningConfig(Section):
     batch_size: int = Field(16, gt=0, description="Examples in an optimiser step.")
     threads: int = Field(0, ge=0, description="CPU threads of the learner; 0 leaves it to torch.")
     niceness: int = Field(10, ge=0, le=19, description="The learner gives way to scoring by this much.")
-    timeout: Seconds = Field(parse_seconds("6h"), gt=0, description="A run that takes longer is stopped.")
+    timeout: Seconds = Field(6 * HOUR, gt=0, description="A run that takes longer is stopped.")
     ewc: EWCConfig = EWCConfig()
 
 
@@ -214,8 +215,8 @@ class AlertsConfig(Section):
 
     enabled: bool = Field(True, description="Watch for spikes at all.")
     label: str = Field("negative", description="The label whose spikes matter.")
-    window: Seconds = Field(parse_seconds("1h"), gt=0, description="The time that a share is taken over.")
-    baseline: Seconds = Field(parse_seconds("7d"), gt=0, description="The past that it is compared with.")
+    window: Seconds = Field(HOUR, gt=0, description="The time that a share is taken over.")
+    baseline: Seconds = Field(7 * DAY, gt=0, description="The past that it is compared with.")
     min_count: int = Field(8, gt=0, description="Watched texts in the window below which nothing fires.")
     min_rise: Share = Field(0.2, description="Rise of the share over the baseline below which nothing fires.")
     fire: float = Field(1e-4, gt=0, lt=1, description="Fires when chance explains the count with less than this.")
