@@ -1,0 +1,199 @@
+"""A job, from its directory to its report."""
+
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from learners import ewc
+from learners.data import Row as TrainingRow
+from learners.data import stream
+from learners.device import Compute, be_deterministic, flushed_denormals, resolve, seed_everything, use_threads
+from learners.disk import sync, write_atomically
+from learners.evaluation import Probabilities, accuracy, log_loss, macro_f1
+from learners.job import Example, Job, Judged, Quality, Recent, Report, Rescored, write_rows
+from learners.judging import TOKEN_BUDGET, in_order, judge
+from learners.model import LoadedModel, create, load
+from learners.progress import ProgressPlugin
+from learners.scoring import forward_batches
+from learners.snapshot import Snapshot, data_sha256, read_job, read_snapshot
+from learners.strategy import Logits, TextStrategy, TrainingError
+
+REPORT = "report.json"
+CANDIDATE = "candidate"
+METRICS = "metrics.jsonl"
+
+#: What an earlier attempt at the job may have left.
+LEFTOVERS = (METRICS, "judged.jsonl", "rescored.jsonl", "error.json")
+
+
+def run(directory: Path) -> Report:
+    """Do the job in `directory`: see `learners.job` for what it reads and leaves.
+
+    A job that is done is left as it is; one that was cut off is done from its start, with the same outcome.
+
+    Raises:
+        LearnerError: it cannot be done, for a reason that the user can mend.
+    """
+    report = directory / REPORT
+    if report.exists():
+        return Report.model_validate_json(report.read_bytes())
+    for name in LEFTOVERS:
+        (directory / name).unlink(missing_ok=True)
+    shutil.rmtree(directory / CANDIDATE, ignore_errors=True)
+
+    with flushed_denormals():
+        result = _do(directory)
+    sync(directory)
+    write_atomically(report, result)
+    return result
+
+
+def _do(directory: Path) -> Report:
+    started = time.monotonic()
+    job = read_job(directory)
+    snapshot = read_snapshot(directory, job)
+    compute = resolve(job.device, job.precision)
+    use_threads(job.threads)
+    be_deterministic()
+    replayed = snapshot.replay if "replay" in job.method else []
+    steps = _learn(directory, job, snapshot, replayed, compute)
+
+    # What is judged is what was saved, read as the daemon will read it.
+    candidate = load(directory / CANDIDATE, compute.device)
+    parent = load(job.parent, compute.device) if job.parent else None
+    qualities = _judge(directory, job, snapshot.gate, parent, candidate, compute)
+    _rescore(directory, job, snapshot.recent, candidate, compute)
+    return Report(
+        job=job.id,
+        method=job.method,
+        examples=len(snapshot.new),
+        replayed=len(replayed),
+        steps=steps,
+        seconds=time.monotonic() - started,
+        parent=qualities[0] if parent else None,
+        candidate=qualities[-1],
+        data_sha256=data_sha256(directory),
+        seed=job.seed,
+    )
+
+
+def _learn(directory: Path, job: Job, snapshot: Snapshot, replayed: list[Example], compute: Compute) -> int:
+    """Train and save the candidate; how many steps that took."""
+    seed_everything(job.seed)
+    model = start(job, compute)
+    logits = Logits(model.classifier, model.pad_id, compute)
+    rows = training_rows(model, [*snapshot.new, *replayed])
+    consolidation = None
+    if "ewc" in job.method:
+        # The past is in the replay rows even where they are not learned from.
+        known = rows if replayed else training_rows(model, [*snapshot.new, *snapshot.replay])
+        consolidation = ewc.OnlineEWC(
+            strength=job.ewc.strength,
+            decay=job.ewc.decay,
+            samples=job.ewc.samples,
+            seed=job.seed,
+            rows=known,
+            fisher=ewc.load(job.parent),
+        )
+    with (directory / METRICS).open("w", encoding="utf-8") as file:
+        plugins = [consolidation] if consolidation else []
+        strategy = TextStrategy(
+            model=logits, job=job, compute=compute, plugins=[*plugins, ProgressPlugin(file, time.monotonic)]
+        )
+        try:
+            strategy.train(stream([rows], model.pad_id)[0], eval_streams=[])
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"{compute.device} ran out of memory ({error})", "lower batch_size or max_tokens"
+            ) from error
+    for name, weight in model.classifier.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise TrainingError(f"{name} of the candidate is not finite", "lower learning_rate, or set float32")
+    model.save(directory / CANDIDATE)
+    if consolidation:
+        consolidation.save(directory / CANDIDATE)
+    return strategy.step
+
+
+def start(job: Job, compute: Compute) -> LoadedModel:
+    """The model that training starts from: the parent, or a fresh one; with the job's labels and length."""
+    if job.parent is None:
+        model = create(job.encoder, job.labels, job.max_tokens, job.seed)
+        model.classifier.to(compute.device)
+        return model
+    model = load(job.parent, compute.device)
+    if model.labels != job.labels:
+        model = model.with_labels(job.labels, job.seed)
+    return model.with_max_tokens(job.max_tokens)
+
+
+def training_rows(model: LoadedModel, examples: Sequence[Example]) -> list[TrainingRow]:
+    """`examples` as ids and positions of labels, their weights scaled to a mean of 1: they are relative."""
+    positions = {label: position for position, label in enumerate(model.labels)}
+    mean = sum(example.weight for example in examples) / len(examples)
+    tokens = model.tokenise([example.text for example in examples])
+    return [
+        TrainingRow(ids, positions[example.label], example.weight / mean)
+        for ids, example in zip(tokens, examples, strict=True)
+    ]
+
+
+def _judge(
+    directory: Path,
+    job: Job,
+    gate: list[Example],
+    parent: LoadedModel | None,
+    candidate: LoadedModel,
+    compute: Compute,
+) -> list[Quality]:
+    tokens = candidate.tokenise([example.text for example in gate])
+    judged = judge([*([parent] if parent else []), candidate], tokens, job.labels, compute)
+    write_rows(
+        directory / "judged.jsonl",
+        (
+            Judged(
+                id=example.id,
+                label=example.label,
+                source=example.source,
+                key=example.key,
+                group=example.group,
+                parent=judged[0][0][at].tolist() if parent else None,
+                candidate=judged[-1][0][at].tolist(),
+            )
+            for at, example in enumerate(gate)
+        ),
+    )
+    truth = np.array([job.labels.index(example.label) for example in gate], dtype=np.int64)
+    return [_quality(probabilities, truth, seconds) for probabilities, seconds in judged]
+
+
+def _quality(probabilities: Probabilities, truth: np.ndarray, seconds: float) -> Quality:
+    return Quality(
+        accuracy=accuracy(probabilities, truth),
+        macro_f1=macro_f1(probabilities, truth),
+        loss=log_loss(probabilities, truth),
+        seconds=seconds,
+    )
+
+
+def _rescore(directory: Path, job: Job, recent: list[Recent], candidate: LoadedModel, compute: Compute) -> None:
+    scored = forward_batches(candidate, candidate.tokenise([row.text for row in recent]), TOKEN_BUDGET, compute)
+    probabilities = in_order(scored.probabilities, candidate.labels, job.labels)
+    write_rows(
+        directory / "rescored.jsonl",
+        (
+            Rescored(
+                id=row.id,
+                key=row.key,
+                source=row.source,
+                timestamp=row.timestamp,
+                probabilities=probabilities[at].tolist(),
+                sketch=scored.sketches[at].tolist(),
+            )
+            for at, row in enumerate(recent)
+        ),
+    )

@@ -1,0 +1,139 @@
+"""The training loop: Avalanche's supervised template, so that any of its plugins can be passed.
+
+What differs from the template: batches of similar length padded to their longest, a schedule per step, fractions of
+an epoch, example weights, clipped gradients, and silence.
+"""
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from avalanche.core import BasePlugin
+from avalanche.training.plugins import EvaluationPlugin
+from avalanche.training.templates import SupervisedTemplate
+from torch import nn
+from torch.utils.data import DataLoader
+
+from learners.data import LengthGroupedBatches
+from learners.device import Compute
+from learners.errors import LearnerError
+from learners.job import Job
+from learners.model import TextClassifier
+
+#: Longest gradient, as a norm over all weights; usual for fine-tuning BERT (Devlin et al.'s own optimiser).
+CLIP = 1.0
+
+
+class TrainingError(LearnerError):
+    """Training went wrong, and the candidate is worth nothing."""
+
+
+class Logits(nn.Module):
+    """A classifier as Avalanche calls a model: ids `[batch, tokens]` in, logits `[batch, labels]` float32 out.
+
+    The mask is read off the ids (a pad id is padding, see `learners.model`), and the precision is set here, so that
+    what a plugin computes is what the loop computes.
+    """
+
+    def __init__(self, classifier: TextClassifier, pad_id: int, compute: Compute) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.pad_id = pad_id
+        self._compute = compute
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        with self._compute.autocast():
+            logits: torch.Tensor = self.classifier(ids, (ids != self.pad_id).long()).logits
+        return logits
+
+
+def rate(step: int, steps: int, warmup_share: float) -> float:
+    """Share of the peak learning rate at `step` of `steps`: a linear rise, then a linear fall. Always above 0."""
+    warmup = min(round(warmup_share * steps), steps - 1)
+    if step < warmup:
+        return (step + 1) / warmup
+    return (steps - step) / (steps - warmup)
+
+
+def optimiser(classifier: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019), without decay on biases and normalisation weights."""
+    trained = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(
+        [
+            {"params": [weight for weight in trained if weight.ndim > 1], "weight_decay": weight_decay},
+            {"params": [weight for weight in trained if weight.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=learning_rate,
+        fused=True,
+    )
+
+
+class TextStrategy(SupervisedTemplate):  # type: ignore[misc] # Avalanche ships no types
+    """Avalanche's supervised template over padded ids. Read `step`, `steps`, `loss` and `penalty` in a plugin."""
+
+    def __init__(self, *, model: Logits, job: Job, compute: Compute, plugins: Sequence[BasePlugin] = ()) -> None:
+        with warnings.catch_warnings():
+            # Without loggers is how it is wanted: the learner keeps its own metrics.
+            warnings.filterwarnings("ignore", message="No loggers specified")
+            silent = EvaluationPlugin(loggers=[])
+        super().__init__(
+            model=model,
+            optimizer=optimiser(model, job.learning_rate, job.weight_decay),
+            criterion=nn.CrossEntropyLoss(),
+            train_mb_size=job.batch_size,
+            train_epochs=math.ceil(job.epochs),
+            eval_mb_size=job.batch_size,
+            device=compute.device,
+            plugins=list(plugins),
+            evaluator=silent,
+        )
+        self._job = job
+        self._task_loss = torch.zeros(())
+        self.step = 0
+        self.steps = 0
+
+    @property
+    def penalty(self) -> float:
+        """What plugins added to the loss of the current batch."""
+        return float(self.loss.detach() - self._task_loss)
+
+    @property
+    def learning_rate(self) -> float:
+        """At the latest step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def make_train_dataloader(self, **_: Any) -> None:
+        """Avalanche's hook; a plugin that changes `adapted_dataset` calls it again."""
+        # Avalanche's own drops the dataset's collate function and oversamples small tasks.
+        dataset = self.adapted_dataset
+        lengths = [len(row[0]) for row in dataset]
+        seed = self._job.seed + self.clock.train_exp_counter
+        self.dataloader = DataLoader(
+            dataset,
+            batch_sampler=LengthGroupedBatches(lengths, self.train_mb_size, seed),
+            collate_fn=dataset.collate_fn,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def _before_training_exp(self, **kwargs: Any) -> None:
+        super()._before_training_exp(**kwargs)
+        # After the plugins, which may have put a loader of their own.
+        self.step, self.steps = 0, math.ceil(self._job.epochs * len(self.dataloader))
+
+    def criterion(self) -> torch.Tensor:
+        """Mean cross-entropy, each example times its weight; weights are 1 on average over the job."""
+        losses = nn.functional.cross_entropy(self.mb_output, self.mb_y, reduction="none")
+        loss: torch.Tensor = (losses * self.mbatch[2]).mean()
+        self._task_loss = loss.detach()
+        return loss
+
+    def optimizer_step(self) -> None:
+        nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._job.learning_rate * rate(self.step, self.steps, self._job.warmup_share)
+        super().optimizer_step()
+        self.step += 1
+        if self.step >= self.steps:
+            self.stop_training()
