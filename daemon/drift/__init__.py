@@ -1,0 +1,1 @@
+"""Noticing that the stream is no longer what the champion learned from."""
