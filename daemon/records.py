@@ -16,6 +16,7 @@ from daemon.config import RecordsConfig
 #: An id or key longer than this is a mistake in the producer, and would only bloat every index that holds it.
 MAX_NAME = 512
 
+Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME)]
 
 
@@ -42,7 +43,7 @@ class Score(Text):
     """
 
     label: str
-    probabilities: dict[str, float]
+    probabilities: dict[str, Share] = Field(min_length=1)
     model: str
     scored_at: AwareDatetime
     sketch: str | None = None

@@ -1,0 +1,112 @@
+"""`relearnd check`: does what the config names work, and what would the daemon do."""
+
+import shutil
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from connectors.topic import ConnectorError
+from daemon.config import Config, format_seconds
+from daemon.connect import open_connector
+from daemon.drift.monitor import DriftMonitor
+from daemon.registry import Registry, RegistryError
+from daemon.triggers import Schedule
+from learners.device import resolve
+from learners.errors import LearnerError
+from learners.model import is_local
+
+#: Free space under which a promotion may fail, in bytes: a job, a candidate and a version of a small encoder.
+ENOUGH = 1 << 30
+
+
+class Finding(NamedTuple):
+    ok: bool
+    sentence: str
+
+
+def findings(config: Config) -> Iterator[Finding]:
+    """What was found, in the order that a text takes through the daemon."""
+    yield _topics(config)
+    yield _device(config)
+    yield _model(config)
+    yield _detectors(config)
+    yield _training(config)
+    yield _alerts(config)
+    yield _disk(config)
+
+
+def _topics(config: Config) -> Finding:
+    topics = config.topics
+    try:
+        connector = open_connector(config)
+        with connector.reader([topics.texts, topics.labels]) as reader:
+            there = {partition.topic: end for partition, end in reader.end().items()}
+        connector.close()
+    except ConnectorError as error:
+        return Finding(False, f"topics: {error}")
+    texts, labels = there.get(topics.texts, 0), there.get(topics.labels, 0)
+    return Finding(
+        True,
+        f"topics: reads {topics.texts} (at {texts}) and {topics.labels} (at {labels}), "
+        f"writes {topics.scores}, {topics.alerts} and {topics.dead_letters}, by the {config.connector.kind} connector",
+    )
+
+
+def _device(config: Config) -> Finding:
+    try:
+        compute = resolve(config.model.device, config.model.precision)
+    except LearnerError as error:
+        return Finding(False, f"device: {error}")
+    return Finding(True, f"device: {compute.device} in {str(compute.precision).removeprefix('torch.')}")
+
+
+def _model(config: Config) -> Finding:
+    registry = Registry(config.home / "models")
+    try:
+        manifests = registry.manifests()
+        if manifests:
+            registry.verify(manifests[-1].version)
+            return Finding(
+                True, f"model: {len(manifests)} versions, {manifests[-1].version} the newest, all files whole"
+            )
+    except RegistryError as error:
+        return Finding(False, f"model: {error}")
+    where = "offline" if is_local(config.model.encoder) else "from the Hugging Face hub"
+    begin = f"make one with `relearnd fit` (from {config.model.encoder}, {where})"
+    return Finding(False, f"model: none in {registry.directory}; {begin}")
+
+
+def _detectors(config: Config) -> Finding:
+    try:
+        DriftMonitor(config.drift, config.seed)
+    except ValueError as error:
+        return Finding(False, f"drift: {error}")
+    watched = ", ".join(f"{detector.kind} on {detector.signal}" for detector in config.drift.detectors)
+    return Finding(True, f"drift: {watched or 'nothing is watched'}")
+
+
+def _training(config: Config) -> Finding:
+    triggers = config.triggers
+    try:
+        Schedule(triggers.schedule)
+    except ValueError as error:
+        return Finding(False, f"triggers.schedule: {triggers.schedule!r}: {error}")
+    when = [f"{triggers.drift_labels} labels after drift", f"accuracy falls by {triggers.accuracy.drop:g}"]
+    when += [f"every {triggers.labels} labels"] if triggers.labels else []
+    when += [f"at {triggers.schedule}"] if triggers.schedule else []
+    bounds = f"{format_seconds(triggers.cooldown)} apart and {triggers.daily_budget} a day at most"
+    return Finding(True, f"learning: {config.learning.method}, when {', or '.join(when)}; {bounds}")
+
+
+def _alerts(config: Config) -> Finding:
+    if not config.alerts.enabled:
+        return Finding(True, "alerts: off")
+    window = format_seconds(config.alerts.window)
+    return Finding(
+        True, f"alerts: spikes of {config.alerts.label!r} per key within {window}, to {config.topics.alerts}"
+    )
+
+
+def _disk(config: Config) -> Finding:
+    existing = next(path for path in (config.home.resolve(), *config.home.resolve().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    return Finding(free >= ENOUGH, f"disk: {free / 2**30:.0f} GiB free for {config.home}")

@@ -1,0 +1,248 @@
+"""The controller: what is read, learned from and decided in one step is committed in one transaction.
+
+A step takes messages of the scores and labels topics, and leaves in the state: the positions it read to, the joined
+and remembered examples, the detectors, the alert windows, the jobs and decisions, and what is to be published.
+Whatever breaks a step ends the process: what is in memory is only a copy of the state, and is loaded again from it.
+"""
+
+import sqlite3
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+
+from connectors.topic import Message, Partition, Positions
+from daemon.champion import CauseOfRollback, Champion, Reign
+from daemon.config import Config
+from daemon.drift.monitor import Alarm
+from daemon.intake import Intake
+from daemon.memory import Memory
+from daemon.metrics import Metrics
+from daemon.outbox import Outbox
+from daemon.registry import Registry, RegistryError
+from daemon.state import Blobs, Commands, Decisions, ReadPositions, transaction
+from daemon.training import Judgement, Training
+from daemon.triggers import Schedule, Situation, decide
+from daemon.waiting import Waiting
+from learners.job import Rescored
+
+log = structlog.get_logger(__name__)
+
+#: How often the bounds of memory and of what waits are enforced, in seconds of the stream's clock.
+HOUSEKEEPING = 60.0
+
+
+class Controller:
+    """Owns the state `db`; not for use by several threads at once."""
+
+    def __init__(self, db: sqlite3.Connection, config: Config, registry: Registry, metrics: Metrics) -> None:
+        self._db = db
+        self._config = config
+        self._registry = registry
+        self._metrics = metrics
+        self._blobs = Blobs(db)
+        self._positions = ReadPositions(db)
+        self._commands = Commands(db)
+        self._schedule = Schedule(config.triggers.schedule)
+        self._housekept = float("-inf")
+        self.decisions = Decisions(db)
+        self.outbox = Outbox(db)
+        self.memory = Memory(db, config.memory)
+        self.waiting = Waiting(db, config.labels)
+        self.reign = Reign(db, config, registry)
+        self.training = Training(db, config, registry, self.memory, self.waiting)
+        self.intake = Intake(db, config, metrics, self.memory, self.waiting)
+        #: What has been noticed and not yet acted on; stored with each step.
+        self._noticed: dict[str, Any] = self._blobs.get_json(
+            "noticed", {"drift": None, "manual": None, "best_accuracy": None, "schedule_seen": None, "held": None}
+        )
+        self._noticed_saved: dict[str, Any] = {}
+
+    @property
+    def champion(self) -> Champion | None:
+        return self.reign.champion
+
+    def begin(self, now: float) -> Champion | None:
+        """Take up where the state left off; at the very start, make the registry's newest version champion."""
+        with transaction(self._db):
+            if self.reign.champion is None:
+                champion = self.reign.begin(now, self.memory.newest())
+                if champion is not None:
+                    self._rebase(champion, [], now)
+            self._save()
+        self.training.supervise()
+        return self.champion
+
+    def positions(self) -> dict[Partition, int]:
+        """Where to read on."""
+        return self._positions.load()
+
+    def step(self, messages: Sequence[Message], positions: Positions, now: float) -> None:
+        """Take `messages`, read up to `positions`, and act on what is known; `now` is the stream's clock."""
+        started = time.perf_counter()
+        judged = False
+        with transaction(self._db):
+            news = self.intake.take(messages, self.champion, now)
+            for alarm, moment in news.alarms:
+                self._note_drift(alarm, moment, now)
+            if news.against_champion is not None and self.champion is not None and self.champion.parent is not None:
+                self._roll_back(now, "probation", news.against_champion)
+            for seq, name, arguments in self._commands.waiting():
+                self._commands.answer(seq, self._obey(name, arguments, now))
+            judgement = self.training.judge()
+            if judgement is not None:
+                judged = True
+                self._conclude(judgement, now)
+            self._consider(now)
+            if now - self._housekept >= HOUSEKEEPING:
+                self._housekept = now
+                self.intake.expire(now)
+            if messages:
+                self._positions.save(positions)
+            self._save()
+        if judged:
+            self.training.tidy()
+        self.training.supervise()
+        self._metrics.training_running.set(self.training.learner is not None)
+        self._metrics.controller_step_seconds.observe(time.perf_counter() - started)
+
+    def _save(self) -> None:
+        self.intake.save()
+        if self._noticed != self._noticed_saved:
+            self._blobs.put_json("noticed", self._noticed)
+            self._noticed_saved = dict(self._noticed)
+
+    def _rebase(self, champion: Champion, rescored: Sequence[Rescored], now: float) -> None:
+        """Everything measured of the champion starts anew with another one."""
+        self.intake.rebase(champion, rescored, now)
+        self._noticed.update(drift=None, best_accuracy=None)
+
+    def _note_drift(self, alarm: Alarm, moment: float, now: float) -> None:
+        """Record an alarm; the first one of harm is kept until it has been learned from."""
+        self._metrics.drift_alarms.labels(alarm.detector, alarm.signal).inc()
+        details = {
+            "detector": f"{alarm.detector} on {alarm.signal}",
+            "direction": alarm.direction,
+            "evidence": alarm.evidence,
+            "text_at": moment,
+            "text_index": self.waiting.seen(),
+        }
+        self.decisions.add(now, "drift", str(alarm), details)
+        log.info("drift", because=str(alarm))
+        if alarm.direction == "rose" and self._noticed["drift"] is None:
+            self._noticed["drift"] = {"reason": str(alarm), "moment": moment}
+
+    def _roll_back(self, now: float, cause: CauseOfRollback, because: str) -> None:
+        failed = self.champion.version if self.champion else None
+        champion = self.reign.roll_back(now, cause=cause, because=because)
+        self._metrics.rollbacks.labels(cause).inc()
+        log.warning("rolled back", version=failed, to=champion.version, because=because)
+        self._rebase(champion, [], now)
+
+    def _obey(self, name: str, arguments: Mapping[str, str], now: float) -> str:
+        """Do what a person asked for; the answer is a sentence."""
+        by = arguments.get("by", "a person")
+        try:
+            if name == "learn":
+                self._noticed["manual"] = by
+                return "a training run is asked for"
+            if name == "rollback":
+                self._roll_back(now, "manual", f"asked for by {by}")
+                return f"rolled back to {self.champion.version}" if self.champion else "rolled back"
+            if name == "promote":
+                return self._promote_by_hand(arguments.get("version", ""), by, now)
+        except (ValueError, RegistryError) as error:
+            return f"refused: {error}"
+        return f"refused: there is no command {name!r}"
+
+    def _promote_by_hand(self, version: str, by: str, now: float) -> str:
+        self._registry.verify(version)
+        if self.champion is not None and self.champion.version == version:
+            return f"{version} is champion already"
+        champion = self.reign.crown(self._registry.manifest(version), now, because=f"asked for by {by}")
+        self._metrics.promotions.inc()
+        log.warning("promoted by hand", version=version, by=by)
+        self._rebase(champion, [], now)
+        return f"promoted {version}"
+
+    def _conclude(self, judgement: Judgement, now: float) -> None:
+        """Promote what the gate let through, and say why for all else."""
+        job = judgement.job
+        self._metrics.training_runs.labels(judgement.outcome).inc()
+        if judgement.seconds is not None:
+            self._metrics.training_seconds.observe(judgement.seconds)
+        story: dict[str, Any] = {"version": job.version, "parent": job.parent, "trigger": job.trigger}
+        if judgement.manifest is None:
+            self.decisions.add(now, judgement.outcome, judgement.because, story)
+            log.warning(judgement.outcome, **story, because=judgement.because)
+        elif self.champion is None or self.champion.version != job.parent:
+            # What was proved, was proved against another champion.
+            because = f"the champion changed while it learned from {job.parent}"
+            self.decisions.add(now, "rejected", because, story)
+            log.warning("rejected", **story, because=because)
+        else:
+            because = judgement.because
+            champion = self.reign.crown(judgement.manifest, now, because=because, newest_example=job.newest_example)
+            self._metrics.promotions.inc()
+            log.info("promoted", **story, because=because)
+            self._rebase(champion, judgement.rescored, now)
+
+    def _consider(self, now: float) -> None:
+        """Start a training run if something calls for one and nothing holds it."""
+        champion = self.champion
+        if champion is None:
+            return
+        firing = decide(self._situation(champion, now), self._config.triggers)
+        if firing is None:
+            self._noticed["held"] = None
+            return
+        # A trigger that stays held for the same reason is recorded once.
+        held = [firing.trigger, firing.held_by] if firing.outcome == "held" else None
+        if held is not None and held == self._noticed["held"]:
+            return
+        self._noticed["held"] = held
+        self._metrics.triggers.labels(firing.trigger, firing.outcome).inc()
+        self.decisions.add(now, f"trigger {firing.outcome}", firing.reason, {"trigger": firing.trigger})
+        if firing.outcome == "held":
+            log.info("trigger held", trigger=firing.trigger, because=firing.reason)
+            if firing.trigger in ("manual", "schedule"):
+                self._forget(firing.trigger, now)
+            return
+        self._forget(firing.trigger, now)
+        job = self.training.start(firing, champion, now)
+        log.info("learning", trigger=firing.trigger, because=firing.reason, version=job.version, parent=job.parent)
+
+    def _forget(self, trigger: str, now: float) -> None:
+        """A request or a date is answered once, whatever the answer."""
+        if trigger == "manual":
+            self._noticed["manual"] = None
+        if trigger == "schedule":
+            self._noticed["schedule_seen"] = now
+
+    def _situation(self, champion: Champion, now: float) -> Situation:
+        last, drift = self.training.jobs.last(), self._noticed["drift"]
+        tried = max(champion.newest_example, last.newest_example if last else 0)
+        window = self.intake.prequential.recent
+        full = window.total >= self._config.triggers.accuracy.window
+        accuracy = window.accuracy if full else None
+        if accuracy is not None:
+            self._noticed["best_accuracy"] = max(accuracy, self._noticed["best_accuracy"] or 0.0)
+        seen = self._noticed["schedule_seen"]
+        if seen is None:
+            seen = self._noticed["schedule_seen"] = now
+        due = self._schedule.next_after(seen)
+        return Situation(
+            now=now,
+            running=self.training.jobs.running() is not None,
+            new_labels=self.memory.count("learn", since=tried),
+            fresh_held_out=self.memory.count("gate", since=champion.newest_example),
+            needed_held_out=self._config.gate.min_examples,
+            drift=drift["reason"] if drift else None,
+            labels_since_drift=self.memory.count("learn", since=tried, from_time=drift["moment"]) if drift else 0,
+            accuracy=accuracy,
+            best_accuracy=self._noticed["best_accuracy"],
+            started=self.training.jobs.started(now),
+            schedule_due=due is not None and due <= now,
+            manual=self._noticed["manual"],
+        )

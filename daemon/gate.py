@@ -1,0 +1,169 @@
+"""Whether a candidate goes live: better on fresh labels beyond chance, not worse on any slice of the old ones."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from daemon.config import GateConfig
+from learners.job import Judged
+
+#: Sign flips of the permutation test: at p = 0.05 its error is 0.003, and 3,000 examples still fit in 100 MB.
+FLIPS = 4_000
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SliceVerdict:
+    """Accuracy of both models on one slice of the old examples; `p_worse` is the chance of so large a fall by luck."""
+
+    name: str
+    examples: int
+    parent: float
+    candidate: float
+    p_worse: float
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The decision with its numbers. `p_better` is the paired test on the fresh examples."""
+
+    promoted: bool
+    because: str
+    fresh: int
+    parent_accuracy: float
+    candidate_accuracy: float
+    parent_brier: float
+    candidate_brier: float
+    p_better: float
+    slowdown: float
+    slices: list[SliceVerdict]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def judge(
+    judged: Sequence[Judged], labels: Sequence[str], *, slowdown: float, config: GateConfig, seed: int
+) -> Verdict:
+    """Decide on a candidate from both models' probabilities on the same held-out examples.
+
+    Better means a lower Brier score (a proper score, so a model can't win by shouting) under a one-sided paired
+    permutation test, with accuracy not lower; old examples are cut by source and by class.
+
+    Args:
+        judged: every held-out example; `group` tells fresh from old.
+        labels: the order of the probabilities.
+        slowdown: the candidate's scoring time over the parent's.
+        config: thresholds.
+        seed: of the permutation test.
+    """
+    fresh = [row for row in judged if row.group == "fresh"]
+    old = [row for row in judged if row.group == "old"]
+    parent_brier, candidate_brier = _brier(fresh, labels)
+    parent_right, candidate_right = _correct(fresh, labels)
+    p_better = p_greater(parent_brier - candidate_brier, seed)
+    slices = [
+        _judge_slice(name, rows, labels, config, seed) for name, rows in _slices(old) if len(rows) >= config.slice_min
+    ]
+    verdict = Verdict(
+        promoted=False,
+        because="",
+        fresh=len(fresh),
+        parent_accuracy=_mean(parent_right),
+        candidate_accuracy=_mean(candidate_right),
+        parent_brier=_mean(parent_brier),
+        candidate_brier=_mean(candidate_brier),
+        p_better=p_better,
+        slowdown=slowdown,
+        slices=slices,
+    )
+    promoted, because = _decide(verdict, config)
+    return Verdict(**{**vars(verdict), "promoted": promoted, "because": because})
+
+
+def _decide(verdict: Verdict, config: GateConfig) -> tuple[bool, str]:
+    worst = min(verdict.slices, key=lambda s: s.candidate - s.parent, default=None)
+    change = (
+        f"accuracy {verdict.parent_accuracy:.3f} → {verdict.candidate_accuracy:.3f} on {verdict.fresh} fresh labels"
+    )
+    if verdict.fresh < config.min_examples:
+        return False, f"only {verdict.fresh} fresh held-out labels; gate.min_examples is {config.min_examples}"
+    if not verdict.p_better < config.alpha:
+        return False, f"no better beyond chance: {change}, p = {verdict.p_better:.3f}"
+    if verdict.candidate_accuracy < verdict.parent_accuracy:
+        return False, f"surer but less accurate: {change}"
+    failed = [s for s in verdict.slices if not s.passed]
+    if failed:
+        bad = min(failed, key=lambda s: s.candidate - s.parent)
+        return False, f"forgets {bad.name}: accuracy {bad.parent:.3f} → {bad.candidate:.3f} on {bad.examples}"
+    if verdict.slowdown > config.max_slowdown:
+        return False, f"{verdict.slowdown:.2f} times as slow; gate.max_slowdown is {config.max_slowdown}"
+    kept = f"; worst old slice {worst.name} {worst.candidate - worst.parent:+.3f}" if worst else ""
+    return True, f"{change}, p = {verdict.p_better:.4f}{kept}"
+
+
+def _judge_slice(
+    name: str, rows: Sequence[Judged], labels: Sequence[str], config: GateConfig, seed: int
+) -> SliceVerdict:
+    parent, candidate = _correct(rows, labels)
+    fall = _mean(parent) - _mean(candidate)
+    p_worse = p_greater(parent - candidate, seed)
+    # A fall within tolerance passes; a larger one fails unless chance explains it easily (small slices are noisy).
+    passed = fall <= config.slice_tolerance or p_worse > config.alpha
+    return SliceVerdict(name, len(rows), _mean(parent), _mean(candidate), p_worse, passed)
+
+
+def _slices(rows: Sequence[Judged]) -> list[tuple[str, list[Judged]]]:
+    cut: dict[str, list[Judged]] = defaultdict(list)
+    for row in rows:
+        cut["everything old"].append(row)
+        cut[f"label {row.label}"].append(row)
+        if row.source is not None:
+            cut[f"source {row.source}"].append(row)
+    return sorted(cut.items())
+
+
+def p_greater(differences: Floats, seed: int) -> float:
+    """One-sided p-value that paired `differences` have a mean of at most 0: a sign-flip permutation test.
+
+    1.0 when there is nothing to compare.
+    """
+    moved = differences[differences != 0]
+    if not len(moved):
+        return 1.0
+    signs = np.random.default_rng(seed).integers(0, 2, size=(FLIPS, len(moved)), dtype=np.int8) * 2 - 1
+    # The observed one counts among the flips, which keeps the test exact (Phipson & Smyth 2010).
+    return float((1 + np.count_nonzero(signs @ moved >= moved.sum() - 1e-12)) / (1 + FLIPS))
+
+
+def _probabilities(rows: Sequence[Judged], n: int) -> tuple[Floats, Floats]:
+    uniform = [1 / n] * n
+    parent = np.array([uniform if row.parent is None else row.parent for row in rows], dtype=np.float64)
+    return parent.reshape(-1, n), np.array([row.candidate for row in rows], dtype=np.float64).reshape(-1, n)
+
+
+def _truth(rows: Sequence[Judged], labels: Sequence[str]) -> npt.NDArray[np.int64]:
+    return np.array([labels.index(row.label) for row in rows], dtype=np.int64)
+
+
+def _brier(rows: Sequence[Judged], labels: Sequence[str]) -> tuple[Floats, Floats]:
+    parent, candidate = _probabilities(rows, len(labels))
+    truth = np.eye(len(labels))[_truth(rows, labels)]
+    return ((parent - truth) ** 2).sum(axis=1), ((candidate - truth) ** 2).sum(axis=1)
+
+
+def _correct(rows: Sequence[Judged], labels: Sequence[str]) -> tuple[Floats, Floats]:
+    parent, candidate = _probabilities(rows, len(labels))
+    truth = _truth(rows, labels)
+    right_parent = (parent.argmax(axis=1) == truth).astype(np.float64)
+    return right_parent, (candidate.argmax(axis=1) == truth).astype(np.float64)
+
+
+def _mean(values: Floats) -> float:
+    return float(values.mean()) if len(values) else 0.0

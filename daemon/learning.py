@@ -1,0 +1,141 @@
+"""The training supervisor: runs one learner process at a time, in a job directory of its own."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from daemon.config import Config
+from learners.job import EWC, Example, Failure, Job, Progress, Recent, Report, write_rows
+
+#: Bytes of metrics.jsonl and of the learner's output that are read from the end: a few lines.
+TAIL = 4_096
+
+#: How long a learner that was asked to stop may take before it is killed, in seconds.
+STOP_TIMEOUT = 10.0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a job learns from and is judged on: see `learners.job`."""
+
+    new: Sequence[Example]
+    replay: Sequence[Example]
+    gate: Sequence[Example]
+    recent: Sequence[Recent]
+
+
+def make_job(job: Job, snapshot: Snapshot, directory: Path) -> None:
+    """Write the job directory whole or not at all; an unfinished one from before is replaced."""
+    aside = directory.with_name(f".{directory.name}.partial")
+    for stale in (aside, directory):
+        shutil.rmtree(stale, ignore_errors=True)
+    aside.mkdir(parents=True)
+    write_rows(aside / "new.jsonl", snapshot.new)
+    write_rows(aside / "replay.jsonl", snapshot.replay)
+    write_rows(aside / "gate.jsonl", snapshot.gate)
+    write_rows(aside / "recent.jsonl", snapshot.recent)
+    (aside / "job.json").write_text(job.model_dump_json(indent=2), encoding="utf-8")
+    aside.rename(directory)
+
+
+def job_settings(config: Config, *, id: str, labels: list[str], parent: Path | None, seed: int) -> Job:
+    """The job that the config asks for: an update of `parent`, or a first model when there is none."""
+    learning = config.learning
+    return Job(
+        id=id,
+        method=learning.method if parent else "finetune",
+        labels=labels,
+        parent=parent.resolve() if parent else None,
+        encoder=config.model.encoder,
+        epochs=learning.epochs if parent else learning.fit_epochs,
+        learning_rate=learning.learning_rate,
+        warmup_share=learning.warmup_share,
+        weight_decay=learning.weight_decay,
+        batch_size=learning.batch_size,
+        max_tokens=config.model.max_tokens,
+        ewc=EWC(**learning.ewc.model_dump()),
+        seed=seed,
+        device=config.model.device,
+        precision=config.model.precision,
+        threads=learning.threads,
+    )
+
+
+class Learner:
+    """A learner process at work in `directory`."""
+
+    def __init__(self, directory: Path, *, niceness: int, timeout: float) -> None:
+        self.directory = directory
+        self._timeout = timeout
+        self._started = time.monotonic()
+        with (directory / "output.log").open("ab") as output:
+            self._process = subprocess.Popen(
+                ["nice", "-n", str(niceness), sys.executable, "-m", "learners", str(directory)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def running(self) -> bool:
+        """Whether it is still at work; one past its timeout is stopped."""
+        if self._process.poll() is None and time.monotonic() - self._started > self._timeout:
+            self.stop()
+        return self._process.poll() is None
+
+    def wait(self, seconds: float) -> None:
+        """Return when it has stopped, or after `seconds`."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+
+    def stop(self) -> None:
+        """Stop it if it still runs: asked first, then killed."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._started
+
+    def progress(self) -> Progress | None:
+        return progress_of(self.directory)
+
+
+def progress_of(directory: Path) -> Progress | None:
+    """The latest line of the job's metrics.jsonl; None before the first one."""
+    lines = _tail(directory / "metrics.jsonl").splitlines()
+    whole = [line for line in lines if line.startswith("{") and line.endswith("}")]
+    return Progress.model_validate_json(whole[-1]) if whole else None
+
+
+def outcome(directory: Path) -> Report | Failure:
+    """What a learner that has stopped left behind."""
+    report, error = directory / "report.json", directory / "error.json"
+    if report.is_file():
+        return Report.model_validate_json(report.read_bytes())
+    if error.is_file():
+        return Failure.model_validate_json(error.read_bytes())
+    said = _tail(directory / "output.log").strip().splitlines()
+    detail = said[-1] if said else "it said nothing"
+    return Failure(error="the learner stopped without a report", detail=f"{detail} (see {directory / 'output.log'})")
+
+
+def finished(directory: Path) -> bool:
+    return (directory / "report.json").is_file() or (directory / "error.json").is_file()
+
+
+def _tail(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL), os.SEEK_SET)
+        return file.read().decode("utf-8", "replace")

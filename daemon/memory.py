@@ -1,0 +1,160 @@
+"""The labelled examples that models learn from and are judged on, in the controller's state.
+
+A hash of the id puts each example into one share for good: `learn`, `gate` or `audit`; they never mix. Of the learn
+share the newest are the recent part (a sliding window) and the older ones the replay part. The replay part and the
+held-out shares are bounded: what is kept is balanced over source and class, and within these over time, because each
+cell keeps the examples of lowest hash, a uniform sample of all that it ever saw.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
+
+from daemon.config import MemoryConfig
+from daemon.hashing import unit_hash
+from learners.job import Example
+
+Share = Literal["learn", "gate", "audit"]
+
+#: Evict only when this much over the bound: eviction ranks the whole part, so it is not done for each example.
+SLACK = 1.1
+
+
+class Labelled(NamedTuple):
+    """A text with its true label. `timestamp` is the text's, in seconds since the epoch."""
+
+    id: str
+    text: str
+    label: str
+    source: str | None
+    key: str | None
+    timestamp: float
+    weight: float = 1.0
+
+
+def share_of(id: str, config: MemoryConfig) -> Share:
+    """Which share an id belongs to: a fixed hash, so the same everywhere and always."""
+    point = unit_hash("share", id)
+    if point < config.audit_share:
+        return "audit"
+    return "gate" if point < config.audit_share + config.gate_share else "learn"
+
+
+def quota(sizes: Sequence[int], capacity: int) -> int:
+    """The most that any cell may keep, so that cells of these sizes together keep at most `capacity`.
+
+    Small cells keep all they have and leave their room to the large ones.
+    """
+    left, cells = capacity, sorted(sizes)
+    for index, size in enumerate(cells):
+        even = left // (len(cells) - index)
+        if size > even:
+            return even
+        left -= size
+    return cells[-1] if cells else 0
+
+
+class Memory:
+    def __init__(self, db: sqlite3.Connection, config: MemoryConfig) -> None:
+        self._db = db
+        self._config = config
+
+    def add(self, examples: Iterable[Labelled]) -> None:
+        """Store examples; an id that is there already takes the newer label, in the same share."""
+        rows = [(*one, share_of(one.id, self._config), unit_hash("priority", one.id)) for one in examples]
+        self._db.executemany(
+            "INSERT INTO examples (id, text, label, source, key, timestamp, weight, share, priority) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT (id) DO UPDATE SET label = excluded.label, weight = excluded.weight",
+            rows,
+        )
+
+    def newest(self) -> int:
+        """The sequence number of the latest example; 0 when there is none."""
+        return int(self._db.execute("SELECT coalesce(max(seq), 0) FROM examples").fetchone()[0])
+
+    def count(self, share: Share, *, since: int = 0, from_time: float | None = None) -> int:
+        """Examples of `share` stored after number `since`, of texts from `from_time` on."""
+        row = self._db.execute(
+            "SELECT count(*) FROM examples WHERE share = ? AND seq > ? AND timestamp >= ?",
+            (share, since, float("-inf") if from_time is None else from_time),
+        ).fetchone()
+        return int(row[0])
+
+    def evict(self) -> int:
+        """Bring every part within its bound; returns how many examples were dropped."""
+        boundary = self._recent_boundary()
+        dropped = self._evict("learn", self._config.replay, up_to=boundary)
+        return dropped + self._evict("gate", self._config.held_out) + self._evict("audit", self._config.held_out)
+
+    def new(self, since: int) -> list[Example]:
+        """The recent part's examples after number `since`, oldest first."""
+        after = max(since, self._recent_boundary())
+        return self._examples("share = 'learn' AND seq > ? ORDER BY seq", (after,), since)
+
+    def replay(self, since: int, count: int, seed: int) -> list[Example]:
+        """`count` examples up to number `since`, balanced over source and class, drawn anew for each `seed`."""
+        everything = self._examples("share = 'learn' AND seq <= ? ORDER BY seq", (since,), since)
+        cells: dict[tuple[str | None, str], list[Example]] = {}
+        for example in everything:
+            cells.setdefault((example.source, example.label), []).append(example)
+        most = quota([len(cell) for cell in cells.values()], count)
+        chosen: set[str] = set()
+        for cell in cells.values():
+            chosen.update(e.id for e in sorted(cell, key=lambda e: unit_hash(f"replay {seed}", e.id))[:most])
+        return [example for example in everything if example.id in chosen]
+
+    def held_out(self, since: int) -> list[Example]:
+        """The gate share, oldest first: what came after number `since` is fresh, the rest old."""
+        return self._examples("share = 'gate' ORDER BY seq", (), since)
+
+    def audit(self) -> list[Example]:
+        """The audit share, oldest first: for checking afterwards; no decision may use it."""
+        return self._examples("share = 'audit' ORDER BY seq", (), 0)
+
+    def parts(self) -> dict[str, int]:
+        """How many examples each part holds."""
+        learn = self.count("learn")
+        recent = self.count("learn", since=self._recent_boundary())
+        return {"recent": recent, "replay": learn - recent, "gate": self.count("gate"), "audit": self.count("audit")}
+
+    def _recent_boundary(self) -> int:
+        row = self._db.execute(
+            "SELECT seq FROM examples WHERE share = 'learn' ORDER BY seq DESC LIMIT 1 OFFSET ?", (self._config.recent,)
+        ).fetchone()
+        return int(row[0]) if row else 0
+
+    def _evict(self, share: Share, capacity: int, up_to: int | None = None) -> int:
+        where, values = "share = ? AND seq <= ?", (share, 2**62 if up_to is None else up_to)
+        sizes = self._db.execute(f"SELECT count(*) FROM examples WHERE {where} GROUP BY source, label", values)
+        counts = [int(row[0]) for row in sizes]
+        if sum(counts) <= capacity * SLACK:
+            return 0
+        ranked = (
+            "SELECT seq, row_number() OVER (PARTITION BY source, label ORDER BY priority) AS place "
+            f"FROM examples WHERE {where}"
+        )
+        cursor = self._db.execute(
+            f"DELETE FROM examples WHERE seq IN (SELECT seq FROM ({ranked}) WHERE place > ?)",
+            (*values, quota(counts, capacity)),
+        )
+        return cursor.rowcount
+
+    def _examples(self, where: str, values: tuple[int, ...], since: int) -> list[Example]:
+        rows = self._db.execute(
+            f"SELECT id, text, label, source, key, timestamp, weight, seq > {int(since)} FROM examples WHERE {where}",
+            values,
+        )
+        return [
+            Example(
+                id=id,
+                text=text,
+                label=label,
+                source=source,
+                key=key,
+                timestamp=timestamp,
+                weight=weight,
+                group="fresh" if fresh else "old",
+            )
+            for id, text, label, source, key, timestamp, weight, fresh in rows
+        ]

@@ -1,0 +1,163 @@
+"""Model versions on disk: written once, checked by sha256, never rewritten."""
+
+import hashlib
+import os
+import shutil
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from daemon.errors import RelearndError
+
+MANIFEST = "manifest.json"
+
+#: Read size while hashing: large enough that Python's overhead is lost in the hashing.
+CHUNK = 1 << 20
+
+
+class RegistryError(RelearndError):
+    """A version is missing or not what its manifest says; the message says which file and what to do."""
+
+
+class Manifest(BaseModel):
+    """What a version is and where it came from. `sha256` is over the names and hashes of all its files."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: str
+    parent: str | None
+    created_at: AwareDatetime
+    job: str
+    trigger: str
+    method: str
+    labels: list[str]
+    data_sha256: str
+    seed: int
+    files: dict[str, str]
+    sha256: str
+    decision: dict[str, Any]
+
+
+class Registry:
+    """The folder `models/`: one folder a version, each with a manifest."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def path(self, version: str) -> Path:
+        return self.directory / version
+
+    def manifests(self) -> list[Manifest]:
+        """All versions, oldest first."""
+        return sorted(
+            map(self.manifest, self._versions()),
+            key=lambda manifest: (manifest.created_at, len(manifest.version), manifest.version),
+        )
+
+    def manifest(self, version: str) -> Manifest:
+        path = self.path(version) / MANIFEST
+        # A version comes from people too (`models promote`); it must not lead out of the registry.
+        if Path(version).name != version or not path.is_file():
+            known = ", ".join(sorted(self._versions())) or "none"
+            raise RegistryError(f"{version}: no such version in {self.directory}; there are: {known}")
+        return Manifest.model_validate_json(path.read_bytes())
+
+    def _versions(self) -> list[str]:
+        # Hidden folders are copies that were not finished.
+        return [path.parent.name for path in self.directory.glob(f"[!.]*/{MANIFEST}")]
+
+    def add(
+        self,
+        candidate: Path,
+        *,
+        version: str,
+        parent: str | None,
+        created_at: datetime,
+        job: str,
+        trigger: str,
+        method: str,
+        labels: list[str],
+        data_sha256: str,
+        seed: int,
+        decision: dict[str, Any],
+    ) -> Manifest:
+        """Move the folder `candidate` in as `version`; a second call for the same job finds it done.
+
+        Raises:
+            RegistryError: another job's model has that version already.
+        """
+        target = self.path(version)
+        if target.exists():
+            existing = self.manifest(version)
+            if existing.job != job:
+                raise RegistryError(f"{version} exists already, from {existing.job}; versions are never rewritten")
+            return existing
+        files = {path.name: _sha256(path) for path in sorted(candidate.iterdir()) if path.name != MANIFEST}
+        manifest = Manifest(
+            version=version,
+            parent=parent,
+            created_at=created_at,
+            job=job,
+            trigger=trigger,
+            method=method,
+            labels=labels,
+            data_sha256=data_sha256,
+            seed=seed,
+            files=files,
+            sha256=_digest(files),
+            decision=decision,
+        )
+        _write_durably(candidate / MANIFEST, manifest.model_dump_json(indent=2))
+        self.directory.mkdir(parents=True, exist_ok=True)
+        _move_in(candidate, target)
+        return manifest
+
+    def verify(self, version: str, sha256: str | None = None) -> Path:
+        """The version's folder, once every file in it is what the manifest says.
+
+        Raises:
+            RegistryError: a file is missing or changed, or the version is not the one announced as `sha256`.
+        """
+        manifest = self.manifest(version)
+        if sha256 is not None and manifest.sha256 != sha256:
+            raise RegistryError(f"{version}: announced with sha256 {sha256}, the registry has {manifest.sha256}")
+        for name, expected in manifest.files.items():
+            path = self.path(version) / name
+            if not path.is_file():
+                raise RegistryError(f"{path} is missing; restore it or promote another version")
+            if _sha256(path) != expected:
+                raise RegistryError(f"{path} is corrupt (sha256 differs); restore it or promote another version")
+        return self.path(version)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _digest(files: dict[str, str]) -> str:
+    lines = "".join(f"{sha256}  {name}\n" for name, sha256 in sorted(files.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _write_durably(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _move_in(candidate: Path, target: Path) -> None:
+    """Rename within a file system; across two, copy beside the target first, so that it appears whole."""
+    try:
+        candidate.rename(target)
+    except OSError:
+        aside = target.with_name(f".{target.name}.partial")
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(candidate, aside)
+        aside.rename(target)

@@ -1,0 +1,93 @@
+"""What the commands that look at a daemon print."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from daemon.config import Config
+from daemon.records import utc
+from daemon.registry import Manifest, Registry
+from daemon.state import StateError
+from daemon.status import status
+
+
+def print_versions(config: Config, console: Console, *, as_json: bool) -> None:
+    manifests = Registry(config.home / "models").manifests()
+    champion = _champion(config)
+    if as_json:
+        console.print_json(
+            json.dumps([{**_brief(one), "champion": one.version == champion} for one in manifests], default=str)
+        )
+        return
+    table = Table("version", "", "parent", "made", "trigger", "method", "why")
+    for one in manifests:
+        mark = "champion" if one.version == champion else ""
+        because = Text(str(one.decision.get("because", "")))
+        made = f"{one.created_at:%Y-%m-%d %H:%M}"
+        table.add_row(one.version, mark, one.parent or "", made, one.trigger, one.method, because)
+    console.print(table)
+
+
+def _brief(manifest: Manifest) -> dict[str, Any]:
+    return manifest.model_dump(mode="json", include={"version", "parent", "created_at", "trigger", "method", "sha256"})
+
+
+def _champion(config: Config) -> str | None:
+    try:
+        found = status(config)["champion"]
+    except StateError:
+        # Models without a state: fitted elsewhere, and never run here.
+        return None
+    return found["version"] if found else None
+
+
+def print_version(config: Config, version: str, console: Console, *, as_json: bool) -> None:
+    manifest = Registry(config.home / "models").manifest(version)
+    if as_json:
+        console.print_json(manifest.model_dump_json())
+        return
+    console.print(f"{manifest.version}, from {manifest.parent or 'nothing'}, made {manifest.created_at:%Y-%m-%d %H:%M}")
+    console.print(f"trigger {manifest.trigger}, method {manifest.method}, seed {manifest.seed}, job {manifest.job}")
+    console.print(f"labels  {', '.join(manifest.labels)}", markup=False)
+    console.print(f"model   sha256 {manifest.sha256}")
+    console.print(f"data    sha256 {manifest.data_sha256}")
+    console.print(f"why     {manifest.decision.get('because', 'the first model')}", markup=False)
+    slices = manifest.decision.get("slices")
+    if slices:
+        table = Table("old slice", "examples", "parent", "candidate", "change", "p worse", title="kept from before")
+        for one in slices:
+            change = f"{one['candidate'] - one['parent']:+.3f}"
+            name = Text(one["name"])
+            figures = (f"{one['parent']:.3f}", f"{one['candidate']:.3f}", change, f"{one['p_worse']:.3f}")
+            table.add_row(name, str(one["examples"]), *figures)
+        console.print(table)
+
+
+def print_status(config: Config, console: Console, *, as_json: bool) -> None:
+    found = status(config)
+    if as_json:
+        console.print_json(json.dumps(found, default=str))
+        return
+    champion, live, learning = found["champion"], found["live"], found["learning"]
+    since = f" since {utc(champion['since']):%Y-%m-%d %H:%M}" if champion else ""
+    console.print(f"champion  {champion['version'] if champion else 'none'}{since}")
+    console.print(f"live      {found['texts']} texts, {live['labels']} labels, {_accuracy(live)}")
+    console.print("memory    " + ", ".join(f"{part} {count}" for part, count in found["memory"].items()))
+    if learning:
+        console.print(
+            f"learning  {learning['version']}, {learning['progress']:.0%}: {learning['because']}", markup=False
+        )
+    for decision in found["decisions"]:
+        moment = f"{utc(decision['at']):%Y-%m-%d %H:%M:%S}"
+        console.print(f"{moment}  {decision['kind']:15} {decision['because']}", markup=False)
+
+
+def _accuracy(live: Mapping[str, Any]) -> str:
+    if live["accuracy"] is None:
+        return "none judged yet"
+    recent = f", lately {live['recent_accuracy']:.3f}" if live["recent_accuracy"] is not None else ""
+    return f"accuracy {live['accuracy']:.3f}{recent}, macro-F1 {live['macro_f1']:.3f}"

@@ -1,0 +1,55 @@
+"""What a person sees of a daemon from outside: read from its state, whether it runs or not."""
+
+import sqlite3
+from collections.abc import Mapping
+from typing import Any
+
+from daemon.config import Config
+from daemon.learning import progress_of
+from daemon.memory import Memory
+from daemon.prequential import Prequential
+from daemon.state import Blobs, Decisions, StateError
+from daemon.training import Jobs
+from daemon.waiting import Waiting
+
+#: Decisions that `status` shows.
+SHOWN = 10
+
+
+def status(config: Config) -> Mapping[str, Any]:
+    """The champion, how well it does, what is being learned, and the latest decisions.
+
+    Raises:
+        StateError: there is no state yet.
+    """
+    path = config.home / "state.db"
+    if not path.is_file():
+        raise StateError(f"there is no state in {config.home}; has `relearnd fit` or `relearnd run` been there?")
+    db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+    try:
+        blobs, job = Blobs(db), Jobs(db).running()
+        counts = blobs.get_json("prequential", None)
+        window = config.triggers.accuracy.window
+        live = Prequential.restored(counts, window=window, max_slices=1) if counts else None
+        progress = progress_of(config.home / "jobs" / job.name) if job else None
+        return {
+            "champion": blobs.get_json("champion", None),
+            "texts": Waiting(db, config.labels).seen(),
+            "live": {
+                "labels": live.overall.total if live else 0,
+                "accuracy": live.overall.accuracy if live else None,
+                "macro_f1": live.overall.macro_f1 if live else None,
+                "recent_accuracy": live.recent.accuracy if live else None,
+            },
+            "memory": Memory(db, config.memory).parts(),
+            "learning": None
+            if job is None
+            else {
+                "version": job.version,
+                "because": job.reason,
+                "progress": progress.step / progress.steps if progress else 0.0,
+            },
+            "decisions": Decisions(db).latest(SHOWN),
+        }
+    finally:
+        db.close()

@@ -1,0 +1,28 @@
+"""What a person asks of the controller: left in its state, so that it is taken up in the next step, now or later."""
+
+import time
+from collections.abc import Mapping
+
+from daemon.config import Config
+from daemon.state import Commands, open_state, transaction
+
+#: How often the answer to a command is looked for, in seconds.
+LOOK = 0.05
+
+
+def steer(config: Config, name: str, arguments: Mapping[str, str], *, wait: float = 0.0) -> str:
+    """Leave a command for the controller, which takes it up in its next step, now or when it is started.
+
+    Returns what came of it, once there is an answer within `wait` seconds.
+    """
+    db = open_state(config.home / "state.db")
+    try:
+        commands = Commands(db)
+        with transaction(db):
+            seq = commands.ask(time.time(), name, arguments)
+        until = time.monotonic() + wait
+        while (outcome := commands.outcome(seq)) is None and time.monotonic() < until:
+            time.sleep(LOOK)
+        return outcome or "waiting: the controller has not taken it up yet"
+    finally:
+        db.close()

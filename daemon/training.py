@@ -1,0 +1,228 @@
+"""From a fired trigger to a judged candidate: the controller's training jobs.
+
+A job is a row in the state and a directory. Either the row is not there and the directory is nothing, or the row says
+`running` and the directory is whole: a controller that comes back starts the learner again or judges what it left.
+"""
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from daemon.champion import Champion
+from daemon.config import Config
+from daemon.gate import Verdict, judge
+from daemon.learning import Learner, Snapshot, finished, job_settings, make_job, outcome
+from daemon.memory import Memory
+from daemon.records import utc
+from daemon.registry import Manifest, Registry
+from daemon.triggers import DAY, Firing
+from daemon.waiting import Waiting
+from learners.job import Failure, Judged, Recent, Report, Rescored, read_rows
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training run as the state has it. `newest_example` is the last example that its snapshot knew of."""
+
+    number: int
+    version: str
+    parent: str
+    trigger: str
+    reason: str
+    state: str
+    created_at: float
+    newest_example: int
+    decision: Mapping[str, Any] | None
+
+    @property
+    def name(self) -> str:
+        return f"job-{self.number:05d}"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What became of a job. `manifest` is the new version when the gate let it through; `seconds` its training time."""
+
+    job: Job
+    outcome: Literal["promoted", "rejected", "failed"]
+    because: str
+    details: Mapping[str, Any]
+    seconds: float | None = None
+    manifest: Manifest | None = None
+    rescored: Sequence[Rescored] = ()
+
+
+_COLUMNS = "number, version, parent, trigger, reason, state, created_at, newest_example, decision"
+
+
+class Jobs:
+    """The table of jobs."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def add(self, *, version: str, parent: str, firing: Firing, created_at: float, newest_example: int) -> Job:
+        row = self._db.execute(
+            "INSERT INTO jobs (version, parent, trigger, reason, state, created_at, newest_example) "
+            f"VALUES (?, ?, ?, ?, 'running', ?, ?) RETURNING {_COLUMNS}",
+            (version, parent, firing.trigger, firing.reason, created_at, newest_example),
+        ).fetchone()
+        return _job(row)
+
+    def close(self, job: Job, state: str, decision: Mapping[str, Any]) -> None:
+        self._db.execute(
+            "UPDATE jobs SET state = ?, decision = ? WHERE number = ?", (state, json.dumps(decision), job.number)
+        )
+
+    def running(self) -> Job | None:
+        row = self._db.execute(f"SELECT {_COLUMNS} FROM jobs WHERE state = 'running'").fetchone()
+        return _job(row) if row else None
+
+    def all(self) -> list[Job]:
+        return [_job(row) for row in self._db.execute(f"SELECT {_COLUMNS} FROM jobs ORDER BY number")]
+
+    def last(self) -> Job | None:
+        row = self._db.execute(f"SELECT {_COLUMNS} FROM jobs ORDER BY number DESC LIMIT 1").fetchone()
+        return _job(row) if row else None
+
+    def started(self, now: float) -> tuple[float, ...]:
+        """When jobs began, oldest first: those of the last 24 hours, and the last one."""
+        rows = self._db.execute(
+            "SELECT created_at FROM jobs WHERE created_at > ? OR number = (SELECT max(number) FROM jobs) "
+            "ORDER BY number",
+            (now - DAY,),
+        )
+        return tuple(row[0] for row in rows)
+
+
+class Training:
+    """Starts, supervises and judges jobs, one at a time."""
+
+    def __init__(
+        self, db: sqlite3.Connection, config: Config, registry: Registry, memory: Memory, waiting: Waiting
+    ) -> None:
+        self.jobs = Jobs(db)
+        self._config = config
+        self._registry = registry
+        self._memory = memory
+        self._waiting = waiting
+        self._directory = config.home / "jobs"
+        self.learner: Learner | None = None
+
+    def start(self, firing: Firing, champion: Champion, now: float) -> Job:
+        """Record a job and write its directory; `supervise` starts the learner once the step is committed."""
+        job = self.jobs.add(
+            version=self._next_version(),
+            parent=champion.version,
+            firing=firing,
+            created_at=now,
+            newest_example=self._memory.newest(),
+        )
+        settings = job_settings(
+            self._config,
+            id=job.name,
+            labels=champion.labels,
+            parent=self._registry.path(champion.version),
+            seed=self._config.seed + job.number,
+        )
+        make_job(settings, self._snapshot(champion, settings.seed), self._path(job))
+        return job
+
+    def _snapshot(self, champion: Champion, seed: int) -> Snapshot:
+        new = self._memory.new(champion.newest_example)
+        count = round(len(new) * self._config.learning.replay_ratio)
+        recent = [
+            Recent(id=text.id, text=text.text, key=text.key, source=text.source, timestamp=text.timestamp)
+            for text in self._waiting.recent(self._config.memory.rescored)
+        ]
+        replay = self._memory.replay(champion.newest_example, count, seed)
+        return Snapshot(new, replay, self._memory.held_out(champion.newest_example), recent)
+
+    def supervise(self) -> None:
+        """See that the running job has a learner at work on it: after a commit, and after a restart."""
+        job = self.jobs.running()
+        if job is not None and self.learner is None and not finished(self._path(job)):
+            learning = self._config.learning
+            self.learner = Learner(self._path(job), niceness=learning.niceness, timeout=learning.timeout)
+
+    def judge(self) -> Judgement | None:
+        """Judge the job whose learner is done; None while there is none. A model let through is in the registry."""
+        job = self.jobs.running()
+        if job is None or (self.learner is not None and self.learner.running()):
+            return None
+        if self.learner is None and not finished(self._path(job)):
+            return None
+        self.learner = None
+        left = outcome(self._path(job))
+        judgement = self._failed(job, left) if isinstance(left, Failure) else self._judged(job, left)
+        self.jobs.close(job, judgement.outcome, {"because": judgement.because, **judgement.details})
+        return judgement
+
+    def stop(self) -> None:
+        """Stop the learner; the job is taken up again by the next `supervise`."""
+        if self.learner is not None:
+            self.learner.stop()
+            self.learner = None
+
+    def tidy(self) -> None:
+        """Drop the large files of closed jobs; the small ones that tell their story stay."""
+        for job in self.jobs.all():
+            path = self._path(job)
+            if job.state != "running" and (path / "job.json").exists():
+                shutil.rmtree(path / "candidate", ignore_errors=True)
+                for rows in ("new", "replay", "gate", "recent", "judged", "rescored"):
+                    (path / f"{rows}.jsonl").unlink(missing_ok=True)
+
+    def _failed(self, job: Job, failure: Failure) -> Judgement:
+        return Judgement(job, "failed", f"{failure.error}: {failure.detail}", {})
+
+    def _judged(self, job: Job, report: Report) -> Judgement:
+        path = self._path(job)
+        labels = self._registry.manifest(job.parent).labels
+        slowdown = report.candidate.seconds / report.parent.seconds if report.parent else 1.0
+        verdict = judge(
+            list(read_rows(path / "judged.jsonl", Judged)),
+            labels,
+            slowdown=slowdown,
+            config=self._config.gate,
+            seed=self._config.seed + job.number,
+        )
+        details = {"gate": verdict.as_dict(), "report": report.model_dump()}
+        if not verdict.promoted:
+            return Judgement(job, "rejected", verdict.because, details, report.seconds)
+        manifest = self._register(job, report, verdict, labels)
+        rescored = list(read_rows(path / "rescored.jsonl", Rescored))
+        return Judgement(job, "promoted", verdict.because, details, report.seconds, manifest, rescored)
+
+    def _register(self, job: Job, report: Report, verdict: Verdict, labels: list[str]) -> Manifest:
+        return self._registry.add(
+            self._path(job) / "candidate",
+            version=job.version,
+            parent=job.parent,
+            created_at=utc(job.created_at),
+            job=job.name,
+            trigger=job.trigger,
+            method=report.method,
+            labels=labels,
+            data_sha256=report.data_sha256,
+            seed=report.seed,
+            decision=verdict.as_dict(),
+        )
+
+    def _path(self, job: Job) -> Path:
+        return self._directory / job.name
+
+    def _next_version(self) -> str:
+        known = [manifest.version for manifest in self._registry.manifests()] + [job.version for job in self.jobs.all()]
+        numbers = [int(version[1:]) for version in known if version[:1] == "v" and version[1:].isdecimal()]
+        return f"v{1 + max(numbers, default=0)}"
+
+
+def _job(row: Sequence[Any]) -> Job:
+    number, version, parent, trigger, reason, state, created_at, newest_example, decision = row
+    loaded = None if decision is None else json.loads(decision)
+    return Job(number, version, parent, trigger, reason, state, created_at, newest_example, loaded)

@@ -1,0 +1,124 @@
+"""When a training run starts: pure decisions over what the controller knows, each with its reason."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from apscheduler.triggers.cron import CronTrigger
+
+from daemon.config import TriggersConfig
+from daemon.records import utc
+
+TriggerName = Literal["drift", "labels", "accuracy", "schedule", "manual"]
+
+DAY = 86_400.0
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a decision rests on. Times are in seconds since the epoch.
+
+    Attributes:
+        now: the stream's clock.
+        running: a run is under way.
+        new_labels: examples to learn since the last run began.
+        fresh_held_out: held-out examples since the champion learned: what the gate can judge on.
+        needed_held_out: how many of those the gate needs.
+        drift: what the oldest alarm since the champion went live says; None without one.
+        labels_since_drift: examples to learn whose texts came after that alarm.
+        accuracy: the champion's live accuracy over the window; None until the window is full.
+        best_accuracy: the best that it has been.
+        started: when past runs began, oldest first: those of the last 24 hours, and the last one.
+        schedule_due: the schedule has come round since it was last looked at.
+        manual: who asked for a run; None when nobody did.
+    """
+
+    now: float
+    running: bool
+    new_labels: int
+    fresh_held_out: int
+    needed_held_out: int
+    drift: str | None
+    labels_since_drift: int
+    accuracy: float | None
+    best_accuracy: float | None
+    started: tuple[float, ...]
+    schedule_due: bool
+    manual: str | None
+
+
+@dataclass(frozen=True)
+class Firing:
+    """A trigger and whether it starts a run (`fired`) or why not (`held`)."""
+
+    trigger: TriggerName
+    outcome: Literal["fired", "held"]
+    reason: str
+    held_by: str = ""
+
+
+def decide(situation: Situation, config: TriggersConfig) -> Firing | None:
+    """The trigger to act on, else the first one that is held back; None when nothing calls for a run."""
+    first_held = None
+    for trigger, reason in _calls(situation, config):
+        held = _hold(trigger, situation, config)
+        if held is None:
+            return Firing(trigger, "fired", reason)
+        held_by, why = held
+        first_held = first_held or Firing(trigger, "held", f"{reason}; held: {why}", held_by)
+    return first_held
+
+
+def _calls(situation: Situation, config: TriggersConfig) -> Iterator[tuple[TriggerName, str]]:
+    """What calls for a run, most pressing first."""
+    if situation.manual is not None:
+        yield "manual", f"asked for by {situation.manual}"
+    if situation.schedule_due:
+        yield "schedule", f"triggers.schedule {config.schedule!r} came round"
+    if situation.drift is not None:
+        yield "drift", situation.drift
+    accuracy, best = situation.accuracy, situation.best_accuracy
+    if accuracy is not None and best is not None and best - accuracy >= config.accuracy.drop:
+        yield "accuracy", f"live accuracy fell from {best:.3f} to {accuracy:.3f}"
+    if config.labels and situation.new_labels >= config.labels:
+        yield "labels", f"{situation.new_labels} new labels"
+
+
+def _hold(trigger: TriggerName, situation: Situation, config: TriggersConfig) -> tuple[str, str] | None:
+    """What holds the trigger back: a short name for it, and the sentence; None when nothing does."""
+    if situation.running:
+        return "running", "a run is under way"
+    if situation.new_labels == 0:
+        return "no_labels", "there is nothing new to learn"
+    if trigger == "manual":
+        return None
+    since = situation.now - situation.started[-1] if situation.started else None
+    today = sum(situation.now - started < DAY for started in situation.started)
+    if trigger == "drift" and situation.labels_since_drift < config.drift_labels:
+        return "labels", f"{situation.labels_since_drift} of {config.drift_labels} labels from after the drift"
+    if situation.new_labels < config.min_labels:
+        return "labels", f"{situation.new_labels} of {config.min_labels} new labels"
+    if situation.fresh_held_out < situation.needed_held_out:
+        return "held_out", f"{situation.fresh_held_out} of {situation.needed_held_out} held-out labels for the gate"
+    if since is not None and since < config.cooldown:
+        return "cooldown", f"the last run began {since:.0f} s ago; the cooldown is {config.cooldown:.0f} s"
+    if today >= config.daily_budget:
+        return "budget", f"{today} runs in 24 hours; the budget is {config.daily_budget}"
+    return None
+
+
+class Schedule:
+    """A cron expression on the stream's own clock, in UTC. An empty expression never comes round."""
+
+    def __init__(self, expression: str) -> None:
+        """Raises ValueError when `expression` is not a cron expression of five fields."""
+        self._cron = CronTrigger.from_crontab(expression, timezone="UTC") if expression else None
+
+    def next_after(self, moment: float) -> float | None:
+        """When it next comes round after `moment`, in seconds since the epoch; None for never."""
+        if self._cron is None:
+            return None
+        # A fire time equal to `moment` has passed: ask from just after it.
+        following: datetime | None = self._cron.get_next_fire_time(None, utc(moment + 1e-3))
+        return following.timestamp() if following else None
