@@ -8,7 +8,7 @@ import torch
 
 from daemon.config import Config
 from daemon.demo.grammar import generate
-from daemon.engine import Engine
+from daemon.engine import Engine, token_budget
 from learners.device import resolve, use_threads
 from learners.model import LoadedModel, create
 
@@ -27,7 +27,7 @@ def measure(config: Config, texts: int) -> dict[str, dict[str, float]]:
     sample = [stream[at % len(stream)] for at in range(texts)]
     model = create(config.model.encoder, ["negative", "neutral", "positive"], config.model.max_tokens, config.seed)
     model.classifier.to(compute.device)
-    engine = Engine("bench", model, compute, config.scorer.token_budget)
+    engine = Engine("bench", model, compute, token_budget(config, compute))
     contenders = {
         "relearnd": lambda: _ours(engine, sample, config.scorer.max_texts),
         "plain": lambda: _plain(model, sample),

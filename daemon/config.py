@@ -47,6 +47,8 @@ class TopicsConfig(Section):
 
 
 class LocalConfig(Section):
+    """Topics in one SQLite file."""
+
     path: Path | None = Field(None, description="The log's SQLite file; `topics.db` in `home` when empty.")
     retention: Seconds = Field(
         7 * DAY,
@@ -55,6 +57,8 @@ class LocalConfig(Section):
 
 
 class JsonlConfig(Section):
+    """Topics in files of JSON lines."""
+
     directory: Path | None = Field(
         None, description="Each topic is `TOPIC.jsonl` (or .jsonl.gz) here; `topics/` in `home` when empty."
     )
@@ -89,7 +93,7 @@ class ModelConfig(Section):
     max_tokens: int = Field(128, gt=2, le=8192, description="Tokens of a text that the model reads.")
     device: str = Field("auto", description="`auto` (GPU when there is one), `cpu`, `cuda` or `cuda:N`.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="`auto`: bfloat16 on a GPU, float32 on a CPU."
+        "auto", description="`auto`: bfloat16 where the GPU or CPU has instructions for it, else float32."
     )
     threads: int = Field(0, ge=0, description="CPU threads for a forward pass; 0 leaves it to torch.")
 
@@ -98,7 +102,9 @@ class ScorerConfig(Section):
     """How texts are batched on their way through the model."""
 
     max_texts: int = Field(256, gt=0, description="Texts read and committed together, at most.")
-    token_budget: int = Field(8192, gt=0, description="Padded tokens in one forward pass, at most.")
+    token_budget: int = Field(
+        0, ge=0, description="Padded tokens in one forward pass, at most; 0: 2048 on a CPU, 16384 on a GPU."
+    )
     queue: int = Field(2, gt=0, description="Batches that may wait between two stages.")
     sketch_share: Share = Field(1.0, description="Share of scores that carry a sketch, chosen by a hash of the id.")
 
@@ -128,6 +134,8 @@ SignalName = Literal["uncertainty", "novelty", "error"]
 
 
 class DetectorConfig(Section):
+    """One drift detector."""
+
     kind: DetectorName = Field(description="`adwin`, `kswin` or `page_hinkley` (River's).")
     signal: SignalName = Field(
         description="`uncertainty` (1 less the top probability), `novelty` (sketch against the reference window) "
@@ -157,6 +165,8 @@ class DriftConfig(Section):
 
 
 class AccuracyDropConfig(Section):
+    """When live accuracy has fallen enough to learn."""
+
     drop: Share = Field(0.08, description="Fall of live accuracy below the champion's own, 0 to 1.")
     window: int = Field(300, gt=0, description="Labelled texts that accuracy is taken over.")
 
@@ -226,7 +236,7 @@ class AlertsConfig(Section):
     baseline: Seconds = Field(7 * DAY, gt=0, description="The past that it is compared with.")
     min_count: int = Field(8, gt=0, description="Watched texts in the window below which nothing fires.")
     min_rise: Share = Field(0.2, description="Rise of the share over the baseline below which nothing fires.")
-    fire: float = Field(1e-4, gt=0, lt=1, description="Fires when chance explains the count with less than this.")
+    fire: float = Field(1e-5, gt=0, lt=1, description="Fires when chance explains the count with less than this.")
     resolve: float = Field(0.05, gt=0, lt=1, description="Resolves when chance explains it with more than this.")
     critical: float = Field(1e-8, gt=0, lt=1, description="Below this the severity is critical.")
     max_keys: int = Field(10_000, gt=0, description="Keys watched at once; the longest silent are forgotten first.")
@@ -241,6 +251,8 @@ class HttpConfig(Section):
 
 
 class LoggingConfig(Section):
+    """What is logged, and how it looks."""
+
     format: Literal["auto", "json", "terminal"] = Field(
         "auto", description="`auto`: terminal on a terminal, else json."
     )

@@ -9,6 +9,10 @@ from learners.device import Compute, resolve, use_threads
 from learners.model import LoadedModel, Tokens, load
 from learners.scoring import Scored, forward_batches
 
+#: Padded tokens of a forward pass by default. A CPU is fastest while a batch's activations fit its caches (measured:
+#: 2,048 scores 1.5 times as many texts a second as 8,192); a GPU wants work for all of its cores.
+TOKEN_BUDGET = {"cpu": 2_048, "cuda": 16_384}
+
 #: Words of the warm-up texts: one short and one as long as the model reads, so that both shapes have run once.
 WARM_UP_WORDS = (4, 10_000)
 
@@ -34,6 +38,10 @@ class Engine:
         return forward_batches(self.model, tokens, self.token_budget, self.compute)
 
 
+def token_budget(config: Config, compute: Compute) -> int:
+    return config.scorer.token_budget or TOKEN_BUDGET[compute.device.type]
+
+
 def load_engine(version: str, directory: Path, config: Config) -> Engine:
     """The version in `directory` on the configured device, after a first forward pass.
 
@@ -42,6 +50,6 @@ def load_engine(version: str, directory: Path, config: Config) -> Engine:
     """
     use_threads(config.model.threads)
     compute = resolve(config.model.device, config.model.precision)
-    engine = Engine(version, load(directory, compute.device), compute, config.scorer.token_budget)
+    engine = Engine(version, load(directory, compute.device), compute, token_budget(config, compute))
     engine.score(engine.tokenise(["word " * words for words in WARM_UP_WORDS]))
     return engine

@@ -74,9 +74,10 @@ class Learner:
         self.directory = directory
         self._timeout = timeout
         self._started = time.monotonic()
+        own = str(os.getpid())
         with (directory / "output.log").open("ab") as output:
             self._process = subprocess.Popen(
-                ["nice", "-n", str(niceness), sys.executable, "-m", "learners", str(directory)],
+                ["nice", "-n", str(niceness), sys.executable, "-m", "learners", str(directory), "--parent", own],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -87,6 +88,11 @@ class Learner:
         if self._process.poll() is None and time.monotonic() - self._started > self._timeout:
             self.stop()
         return self._process.poll() is None
+
+    @property
+    def found_busy(self) -> bool:
+        """Whether it gave way to a learner of an earlier daemon, which will notice in a moment that it is orphaned."""
+        return self._process.returncode == os.EX_TEMPFAIL
 
     def wait(self, seconds: float) -> None:
         """Return when it has stopped, or after `seconds`."""

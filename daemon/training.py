@@ -154,9 +154,11 @@ class Training:
         job = self.jobs.running()
         if job is None or (self.learner is not None and self.learner.running()):
             return None
-        if self.learner is None and not finished(self._path(job)):
+        found_busy = self.learner is not None and self.learner.found_busy
+        stopped, self.learner = self.learner is not None, None
+        if found_busy or not (stopped or finished(self._path(job))):
+            # Nothing is at work on it: `supervise` starts a learner.
             return None
-        self.learner = None
         left = outcome(self._path(job))
         judgement = self._failed(job, left) if isinstance(left, Failure) else self._judged(job, left)
         self.jobs.close(job, judgement.outcome, {"because": judgement.because, **judgement.details})

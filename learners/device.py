@@ -45,7 +45,8 @@ class Compute:
 def resolve(device: str = "auto", precision: Precision = "auto") -> Compute:
     """What the settings `device` (`auto`, `cpu`, `cuda`, `cuda:N`) and `precision` mean on this machine.
 
-    `auto` is a GPU in bfloat16 where there is one that can, else the CPU in float32.
+    `auto` is a GPU where there is one, else the CPU; in bfloat16 where the processor has instructions for it, which
+    halves the time of training and scoring on either, else in float32.
 
     Raises:
         DeviceError: `device` is not one of those, or torch cannot use it here; or it has no bfloat16.
@@ -55,8 +56,15 @@ def resolve(device: str = "auto", precision: Precision = "auto") -> Compute:
     if precision == "bfloat16" and not has_bfloat16:
         raise DeviceError(f"precision is bfloat16 but {torch.cuda.get_device_name(chosen)} has none", "set float32")
     if precision == "auto":
-        precision = "bfloat16" if chosen.type == "cuda" and has_bfloat16 else "float32"
+        fast = has_bfloat16 if chosen.type == "cuda" else _cpu_has_bfloat16()
+        precision = "bfloat16" if fast else "float32"
     return Compute(chosen, torch.bfloat16 if precision == "bfloat16" else torch.float32)
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 natively; emulated, it is slower than float32."""
+    # Torch has no public question for it yet; the private one stands beside those of torch.compile.
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def _device(name: str) -> torch.device:

@@ -37,6 +37,7 @@ from daemon.status import status
 #: How the demo differs from the defaults: its stream is 240 times as fast as life, and so is its patience.
 OVERRIDES = {
     "triggers": {"cooldown": 5.0, "drift_labels": 200, "min_labels": 100, "labels": 700},
+    "alerts": {"window": 1800.0},
     "http": {"port": 0},
     "logging": {"format": "terminal"},
 }
