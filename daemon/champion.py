@@ -145,7 +145,8 @@ def betting_evidence(wins: int, losses: int) -> float:
     2^(n+1) * B(wins+1, losses+1) * P(Beta(wins+1, losses+1) > 1/2).
     """
     n = wins + losses
-    # P(Beta(a+1, b+1) > 1/2) = P(Binomial(n+1, 1/2) <= a).
-    tail = sum(math.comb(n + 1, k) for k in range(wins + 1)) / 2 ** (n + 1)
+    # 2^(n+1) * P(Beta(a+1, b+1) > 1/2) = 2^(n+1) * P(Binomial(n+1, 1/2) <= a): a whole number, however long.
+    tail = sum(math.comb(n + 1, k) for k in range(wins + 1))
     log_beta = math.lgamma(wins + 1) + math.lgamma(losses + 1) - math.lgamma(n + 2)
-    return float(math.exp((n + 1) * math.log(2) + log_beta) * tail)
+    # A float ends at e^709; that much evidence convinces any alpha.
+    return math.exp(min(log_beta + math.log(tail), 700.0))

@@ -6,4 +6,5 @@ import hashlib
 def unit_hash(salt: str, id: str) -> float:
     """A uniform point in [0, 1) for `id`; different salts give independent points."""
     digest = hashlib.blake2b(f"{salt}:{id}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
+    # 53 bits, all that a float holds: the division is exact, and the largest digest does not round up to 1.
+    return (int.from_bytes(digest, "big") >> 11) / 2**53

@@ -3,8 +3,11 @@
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from io import BufferedIOBase
+from itertools import chain
 from pathlib import Path
+from typing import cast
 
 from connectors.topic import Outgoing
 from daemon.config import Config
@@ -13,6 +16,9 @@ from daemon.rows import lines
 
 #: Lines written together when there is no rate: one transaction.
 BATCH = 1_000
+
+#: Bytes taken from standard input at once, at most.
+CHUNK = 1 << 20
 
 #: Messages read at once.
 READ = 1_000
@@ -23,11 +29,14 @@ TICK = 0.05
 
 def send_lines(config: Config, topic: str, file: Path | None, rate: float) -> int:
     """Write each line to `topic` as it stands, `rate` a second (0: as fast as it goes); returns how many."""
-    source = lines(file) if file else (line.rstrip(b"\r\n") for line in sys.stdin.buffer if line.strip())
+    # The cast: `buffer` is typed as the least it may be, which has no `read1`; what Python makes it has.
+    batches = _batches(lines(file), BATCH) if file else _arriving(cast(BufferedIOBase, sys.stdin.buffer))
+    if rate:
+        batches = _batches(chain.from_iterable(batches), max(1, round(rate * TICK)))
     connector = open_connector(config)
     sent, started = 0, time.monotonic()
     with connector.writer() as writer:
-        for batch in _batches(source, max(1, round(rate * TICK)) if rate else BATCH):
+        for batch in batches:
             writer.write([Outgoing(topic, line) for line in batch])
             sent += len(batch)
             if rate:
@@ -36,7 +45,18 @@ def send_lines(config: Config, topic: str, file: Path | None, rate: float) -> in
     return sent
 
 
-def _batches(source: Iterator[bytes], size: int) -> Iterator[list[bytes]]:
+def _arriving(stream: BufferedIOBase) -> Iterator[list[bytes]]:
+    """Whole lines as soon as they are there: what writes into a pipe may pause for long between two."""
+    rest = b""
+    while chunk := stream.read1(CHUNK):
+        *whole, rest = (rest + chunk).split(b"\n")
+        if batch := [line.rstrip(b"\r") for line in whole if line.strip()]:
+            yield batch
+    if rest.strip():
+        yield [rest.rstrip(b"\r")]
+
+
+def _batches(source: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
     batch: list[bytes] = []
     for line in source:
         batch.append(line)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.types import AwareDatetime
 
 from connectors.topic import Message
-from daemon.rows import lines
+from daemon.rows import RowsError, lines
 
 #: Texts of one slice of the stream, at most: what a daemon that keeps up would find waiting.
 SLICE_TEXTS = 64
@@ -35,7 +35,7 @@ def slices(texts: Path, labels: Path, *, texts_topic: str, labels_topic: str) ->
     """The recording cut into short slices, in order.
 
     Raises:
-        RowsError: a file is missing or not what its name says.
+        RowsError: a file is missing or not what its name says, or none of its records has a time.
     """
     merged = heapq.merge(messages(texts, texts_topic), messages(labels, labels_topic), key=lambda m: m.timestamp)
     some_texts: list[Message] = []
@@ -56,10 +56,23 @@ def slices(texts: Path, labels: Path, *, texts_topic: str, labels_topic: str) ->
 
 def messages(path: Path, topic: str) -> Iterator[Message]:
     """Each line as a message at its record's time; one without a time, or out of order, comes when it stands."""
-    latest = 0.0
+    latest = _first_time(path)
     for offset, line in enumerate(lines(path)):
-        latest = max(latest, _time(line) or latest)
+        time = _time(line)
+        latest = latest if time is None else max(latest, time)
         yield Message(topic, 0, offset, latest, None, line, {})
+
+
+def _first_time(path: Path) -> float:
+    """The time of the first record that has one; 0 when there is no record."""
+    empty = True
+    for line in lines(path):
+        empty, time = False, _time(line)
+        if time is not None:
+            return time
+    if empty:
+        return 0.0
+    raise RowsError(f"{path}: no record has a timestamp with a time zone, so none can be put on the stream's clock")
 
 
 def _time(line: bytes) -> float | None:

@@ -16,6 +16,9 @@ from daemon.config import RecordsConfig
 #: An id or key longer than this is a mistake in the producer, and would only bloat every index that holds it.
 MAX_NAME = 512
 
+#: A timestamp may be earlier than this by its offset from UTC, and then nobody can say when it was in UTC.
+EARLIEST = datetime.min.replace(tzinfo=UTC)
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME)]
 
@@ -160,6 +163,8 @@ class Decoder(Generic[R]):
         if text is not None and len(text) > self._limits.max_text_chars:
             detail = f"{len(text)} characters; records.max_text_chars is {self._limits.max_text_chars}"
             return self.refuse(message, now, Reason.TEXT_TOO_LONG, detail)
+        if timestamp is not None and timestamp < EARLIEST:
+            return self.refuse(message, now, Reason.INVALID, f"timestamp: {timestamp.isoformat()} is before year 1")
         if timestamp is not None and (timestamp - now).total_seconds() > self._limits.max_future:
             detail = f"{timestamp.isoformat()} is more than records.max_future past {now.isoformat()}"
             return self.refuse(message, now, Reason.FROM_THE_FUTURE, detail)

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from daemon.errors import RelearndError
 
@@ -57,12 +57,25 @@ class Registry:
         )
 
     def manifest(self, version: str) -> Manifest:
-        path = self.path(version) / MANIFEST
-        # A version comes from people too (`models promote`); it must not lead out of the registry.
-        if Path(version).name != version or not path.is_file():
+        """Where `version` came from.
+
+        Raises:
+            RegistryError: there is no such version, or its manifest is not one.
+        """
+        # A version comes from people too (`models promote`): it is looked up, never made a path of.
+        if version not in self._versions():
             known = ", ".join(sorted(self._versions())) or "none"
-            raise RegistryError(f"{version}: no such version in {self.directory}; there are: {known}")
-        return Manifest.model_validate_json(path.read_bytes())
+            raise RegistryError(f"{version!r}: no such version in {self.directory}; there are: {known}")
+        path = self.path(version) / MANIFEST
+        try:
+            manifest = Manifest.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the manifest"
+            raise RegistryError(f"{path} is corrupt: {where}: {first['msg']}; restore it or its folder") from error
+        if manifest.version != version:
+            raise RegistryError(f"{path} is of version {manifest.version!r}; a version's folder has its name")
+        return manifest
 
     def _versions(self) -> list[str]:
         # Hidden folders are copies that were not finished.
@@ -109,7 +122,7 @@ class Registry:
             sha256=_digest(files),
             decision=decision,
         )
-        _write_durably(candidate / MANIFEST, manifest.model_dump_json(indent=2))
+        (candidate / MANIFEST).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
         self.directory.mkdir(parents=True, exist_ok=True)
         _move_in(candidate, target)
         return manifest
@@ -123,6 +136,9 @@ class Registry:
         manifest = self.manifest(version)
         if sha256 is not None and manifest.sha256 != sha256:
             raise RegistryError(f"{version}: announced with sha256 {sha256}, the registry has {manifest.sha256}")
+        if _digest(manifest.files) != manifest.sha256:
+            path = self.path(version) / MANIFEST
+            raise RegistryError(f"{path} is corrupt (its sha256 is not that of its files); restore it or its folder")
         for name, expected in manifest.files.items():
             path = self.path(version) / name
             if not path.is_file():
@@ -145,19 +161,32 @@ def _digest(files: dict[str, str]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _write_durably(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _move_in(candidate: Path, target: Path) -> None:
-    """Rename within a file system; across two, copy beside the target first, so that it appears whole."""
+    """Rename within a file system; across two, copy beside the target first, so that it appears whole.
+
+    It is on the disk before it has its name, and has that before the state that names it is committed.
+    """
+    _flush_files(candidate)
     try:
         candidate.rename(target)
     except OSError:
         aside = target.with_name(f".{target.name}.partial")
         shutil.rmtree(aside, ignore_errors=True)
         shutil.copytree(candidate, aside)
+        _flush_files(aside)
         aside.rename(target)
+    _flush(target.parent)
+
+
+def _flush_files(directory: Path) -> None:
+    for path in [*directory.iterdir(), directory]:
+        _flush(path)
+
+
+def _flush(path: Path) -> None:
+    """What the operating system has of a file or folder goes to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

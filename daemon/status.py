@@ -20,7 +20,7 @@ def status(config: Config) -> Mapping[str, Any]:
     """The champion, how well it does, what is being learned, and the latest decisions.
 
     Raises:
-        StateError: there is no state yet.
+        StateError: there is no state yet, or it cannot be read.
     """
     path = config.home / "state.db"
     if not path.is_file():
@@ -51,5 +51,7 @@ def status(config: Config) -> Mapping[str, Any]:
             },
             "decisions": Decisions(db).latest(SHOWN),
         }
+    except sqlite3.DatabaseError as error:
+        raise StateError(f"{path}: cannot read the state: {error}; is it ours, and from this version?") from error
     finally:
         db.close()

@@ -1,5 +1,7 @@
 """When a training run starts: pure decisions over what the controller knows, each with its reason."""
 
+import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,6 +15,11 @@ from daemon.records import utc
 TriggerName = Literal["drift", "labels", "accuracy", "schedule", "manual"]
 
 DAY = 86_400.0
+
+#: Cron counts weekdays from Sunday, 0 and again 7; APScheduler from Monday. By these names they agree.
+WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+_NUMBERED = re.compile(r"(?:\*|([0-7])(?:-([0-7]))?)(?:/([1-7]))?")
 
 
 @dataclass(frozen=True)
@@ -109,16 +116,37 @@ def _hold(trigger: TriggerName, situation: Situation, config: TriggersConfig) ->
 
 
 class Schedule:
-    """A cron expression on the stream's own clock, in UTC. An empty expression never comes round."""
+    """A cron expression on the stream's own clock, in UTC. An empty expression never comes round.
+
+    Where both a day of the month and a weekday are given, both must match.
+    """
 
     def __init__(self, expression: str) -> None:
         """Raises ValueError when `expression` is not a cron expression of five fields."""
-        self._cron = CronTrigger.from_crontab(expression, timezone="UTC") if expression else None
+        fields = expression.split()
+        named = " ".join([*fields[:4], *map(_name_weekdays, fields[4:])])
+        self._cron = CronTrigger.from_crontab(named, timezone="UTC") if expression else None
 
     def next_after(self, moment: float) -> float | None:
         """When it next comes round after `moment`, in seconds since the epoch; None for never."""
         if self._cron is None:
             return None
-        # A fire time equal to `moment` has passed: ask from just after it.
-        following: datetime | None = self._cron.get_next_fire_time(None, utc(moment + 1e-3))
+        # A fire time equal to `moment` has passed, and they are whole seconds: ask from the next one.
+        following: datetime | None = self._cron.get_next_fire_time(None, utc(math.floor(moment) + 1))
         return following.timestamp() if following else None
+
+
+def _name_weekdays(field: str) -> str:
+    """A cron field of weekdays with names for its numbers; what is no number is left to APScheduler."""
+    return ",".join(name for part in field.split(",") for name in _weekdays(part))
+
+
+def _weekdays(part: str) -> list[str]:
+    numbered = _NUMBERED.fullmatch(part)
+    if numbered is None or part == "*":
+        return [part]
+    first, last, step = numbered.groups()
+    if last is None:
+        last = "6" if first is None or step else first
+    days = range(int(first or 0), int(last) + 1, int(step or 1))
+    return [WEEKDAYS[day] for day in days] or [part]

@@ -8,8 +8,8 @@ from learners import ewc
 from learners.model import ModelError
 from learners.run import training_rows
 from learners.strategy import Logits
+from tests.sentences import examples
 
-from .conftest import examples
 from .test_strategy import learn
 
 

@@ -10,8 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from learners.model import ModelError, Sketch, create, load, projection
 from learners.scoring import forward_batches
-
-from .conftest import LABELS, examples
+from tests.sentences import LABELS, examples
 
 CPU = torch.device("cpu")
 

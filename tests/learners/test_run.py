@@ -20,8 +20,8 @@ from learners.job import Failure, Judged, Progress, Report, Rescored, read_rows
 from learners.model import load
 from learners.run import run
 from learners.scoring import forward_batches
-
-from .conftest import LABELS, examples, write_job
+from tests.learners.conftest import write_job
+from tests.sentences import LABELS, examples
 
 
 def start(directory: Path) -> subprocess.Popen[bytes]:

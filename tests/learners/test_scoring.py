@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from learners.device import Compute
 from learners.model import SKETCH_DIMENSIONS
 from learners.scoring import batches_by_length, forward_batches
-
-from .conftest import examples
+from tests.sentences import examples
 
 
 @given(st.lists(st.integers(1, 200), max_size=60), st.integers(1, 500))

@@ -17,8 +17,7 @@ from learners.device import seed_everything
 from learners.run import training_rows
 from learners.scoring import forward_batches
 from learners.strategy import Logits, TextStrategy, optimiser, rate
-
-from .conftest import examples
+from tests.sentences import examples
 
 
 def learn(model, job, compute, parts, plugins=()):
