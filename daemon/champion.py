@@ -74,7 +74,7 @@ class Reign:
         memory_of = f"newest_example/{manifest.version}"
         newest = self._blobs.get_json(memory_of, 0) if newest_example is None else newest_example
         self._blobs.put_json(memory_of, newest)
-        if self.champion is not None:
+        if self.champion is not None and self._registry.has(self.champion.version):
             self._announce(self._registry.manifest(self.champion.version), "retired")
         self.champion = Champion(
             version=manifest.version, labels=manifest.labels, parent=parent, since=now, newest_example=newest

@@ -100,6 +100,9 @@ def _training(config: Config) -> Finding:
 def _alerts(config: Config) -> Finding:
     if not config.alerts.enabled:
         return Finding(True, "alerts: off")
+    manifests = Registry(config.home / "models").manifests()
+    if manifests and config.alerts.label not in manifests[-1].labels:
+        return Finding(False, f"alerts.label: {config.alerts.label!r} is none of {', '.join(manifests[-1].labels)}")
     window = format_seconds(config.alerts.window)
     return Finding(
         True, f"alerts: spikes of {config.alerts.label!r} per key within {window}, to {config.topics.alerts}"

@@ -249,10 +249,10 @@ def learn(config: ConfigPath = None, set_: Overrides = []) -> None:  # noqa: B00
 
 
 def _steer(config: Config, name: str, arguments: dict[str, str]) -> None:
-    from daemon.steering import steer
+    from daemon.steering import REFUSED, steer
 
     outcome = steer(config, name, {"by": "the command line", **arguments}, wait=5.0)
-    if outcome.startswith("refused"):
+    if outcome.startswith(REFUSED):
         raise RelearndError(outcome)
     out.print(outcome, markup=False)
 

@@ -22,6 +22,7 @@ from daemon.metrics import Metrics
 from daemon.outbox import Outbox
 from daemon.registry import Registry, RegistryError
 from daemon.state import Blobs, Commands, Decisions, ReadPositions, transaction
+from daemon.steering import REFUSED
 from daemon.training import Judgement, Training
 from daemon.triggers import Schedule, Situation, decide
 from daemon.waiting import Waiting
@@ -81,18 +82,16 @@ class Controller:
     def step(self, messages: Sequence[Message], positions: Positions, now: float) -> None:
         """Take `messages`, read up to `positions`, and act on what is known; `now` is the stream's clock."""
         started = time.perf_counter()
-        judged = False
         with transaction(self._db):
             news = self.intake.take(messages, self.champion, now)
             for alarm, moment in news.alarms:
                 self._note_drift(alarm, moment, now)
-            if news.against_champion is not None and self.champion is not None and self.champion.parent is not None:
-                self._roll_back(now, "probation", news.against_champion)
+            if news.against_champion is not None:
+                self._end_probation(news.against_champion, now)
             for seq, name, arguments in self._commands.waiting():
                 self._commands.answer(seq, self._obey(name, arguments, now))
-            judgement = self.training.judge()
+            judgement = self.training.judge(self.champion)
             if judgement is not None:
-                judged = True
                 self._conclude(judgement, now)
             self._consider(now)
             if now - self._housekept >= HOUSEKEEPING:
@@ -101,11 +100,17 @@ class Controller:
             if messages:
                 self._positions.save(positions)
             self._save()
-        if judged:
+        if judgement is not None:
             self.training.tidy()
         self.training.supervise()
-        self._metrics.training_running.set(self.training.learner is not None)
+        self._measure_training()
         self._metrics.controller_step_seconds.observe(time.perf_counter() - started)
+
+    def _measure_training(self) -> None:
+        learner = self.training.learner
+        self._metrics.training_running.set(learner is not None)
+        progress = learner.progress() if learner else None
+        self._metrics.training_progress.set(progress.step / progress.steps if progress else float("nan"))
 
     def _save(self) -> None:
         self.intake.save()
@@ -133,6 +138,15 @@ class Controller:
         if alarm.direction == "rose" and self._noticed["drift"] is None:
             self._noticed["drift"] = {"reason": str(alarm), "moment": moment}
 
+    def _end_probation(self, against: str, now: float) -> None:
+        """The champion has failed: bring its parent back, if that is still to be had."""
+        try:
+            self._roll_back(now, "probation", against)
+        except (ValueError, RegistryError) as error:
+            because = f"{against}; but the parent cannot be brought back: {error}"
+            self.decisions.add(now, "not rolled back", because, {})
+            log.error("not rolled back", because=because)
+
     def _roll_back(self, now: float, cause: CauseOfRollback, because: str) -> None:
         failed = self.champion.version if self.champion else None
         champion = self.reign.roll_back(now, cause=cause, because=because)
@@ -153,8 +167,8 @@ class Controller:
             if name == "promote":
                 return self._promote_by_hand(arguments.get("version", ""), by, now)
         except (ValueError, RegistryError) as error:
-            return f"refused: {error}"
-        return f"refused: there is no command {name!r}"
+            return f"{REFUSED}{error}"
+        return f"{REFUSED}there is no command {name!r}"
 
     def _promote_by_hand(self, version: str, by: str, now: float) -> str:
         self._registry.verify(version)
@@ -176,11 +190,6 @@ class Controller:
         if judgement.manifest is None:
             self.decisions.add(now, judgement.outcome, judgement.because, story)
             log.warning(judgement.outcome, **story, because=judgement.because)
-        elif self.champion is None or self.champion.version != job.parent:
-            # What was proved, was proved against another champion.
-            because = f"the champion changed while it learned from {job.parent}"
-            self.decisions.add(now, "rejected", because, story)
-            log.warning("rejected", **story, because=because)
         else:
             because = judgement.because
             champion = self.reign.crown(judgement.manifest, now, because=because, newest_example=job.newest_example)
@@ -197,19 +206,17 @@ class Controller:
         if firing is None:
             self._noticed["held"] = None
             return
-        # A trigger that stays held for the same reason is recorded once.
+        self._forget(firing.trigger, now)
+        # A trigger that stays held for the same reason is recorded once; a person is answered every time.
         held = [firing.trigger, firing.held_by] if firing.outcome == "held" else None
-        if held is not None and held == self._noticed["held"]:
+        if held is not None and held == self._noticed["held"] and firing.trigger != "manual":
             return
         self._noticed["held"] = held
         self._metrics.triggers.labels(firing.trigger, firing.outcome).inc()
         self.decisions.add(now, f"trigger {firing.outcome}", firing.reason, {"trigger": firing.trigger})
         if firing.outcome == "held":
             log.info("trigger held", trigger=firing.trigger, because=firing.reason)
-            if firing.trigger in ("manual", "schedule"):
-                self._forget(firing.trigger, now)
             return
-        self._forget(firing.trigger, now)
         job = self.training.start(firing, champion, now)
         log.info("learning", trigger=firing.trigger, because=firing.reason, version=job.version, parent=job.parent)
 
@@ -245,4 +252,5 @@ class Controller:
             started=self.training.jobs.started(now),
             schedule_due=due is not None and due <= now,
             manual=self._noticed["manual"],
+            rejections=self.training.jobs.rejections(),
         )

@@ -90,6 +90,10 @@ class Learner:
         return self._process.poll() is None
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def found_busy(self) -> bool:
         """Whether it gave way to a learner of an earlier daemon, which will notice in a moment that it is orphaned."""
         return self._process.returncode == os.EX_TEMPFAIL

@@ -127,7 +127,7 @@ class Metrics:
         labels: Labels = {"detector": OPEN, "signal": OPEN}
         self.drift_alarms = self._counter("relearnd_drift_alarms_total", "Alarms of a drift detector.", labels)
         self.drift_statistic = self._gauge(
-            "relearnd_drift_statistic", "What the detector looks at: its current estimate of the signal.", labels
+            "relearnd_drift_statistic", "Evidence of drift: 0 is none, and the detector alarms at 1.", labels
         )
         for detector, signal in detectors:
             self.drift_alarms.labels(detector=detector, signal=signal)

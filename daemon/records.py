@@ -56,7 +56,7 @@ class Label(_Record):
     """What a text truly was, said later by a person or by the market."""
 
     id: Name
-    label: str
+    label: Name
     timestamp: AwareDatetime | None = None
     text: str | None = None
     weight: float = Field(default=1.0, gt=0, le=1000)

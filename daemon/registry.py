@@ -77,6 +77,9 @@ class Registry:
             raise RegistryError(f"{path} is of version {manifest.version!r}; a version's folder has its name")
         return manifest
 
+    def has(self, version: str) -> bool:
+        return version in self._versions()
+
     def _versions(self) -> list[str]:
         # Hidden folders are copies that were not finished.
         return [path.parent.name for path in self.directory.glob(f"[!.]*/{MANIFEST}")]

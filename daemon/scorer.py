@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import numpy as np
 import numpy.typing as npt
 
-from connectors.topic import Connector, Message, Outgoing, Partition
+from connectors.topic import Connector, Message, Outgoing, Partition, Positions
 from daemon.config import Config
 from daemon.engine import Engine
 from daemon.hashing import unit_hash
@@ -156,11 +156,13 @@ class Scorer:
         decoder = Decoder(Text, self._config.records)
         while not stop.is_set() and self._failure is None:
             if self._swapper.wait(WAIT) is None:
+                self._measure_lag(self._reader.positions())
                 continue
             messages = self._reader.poll(self._config.scorer.max_texts, WAIT)
             # Taken after the poll: a swap may have come while it waited.
             engine = self._swapper.current
             if not messages or engine is None:
+                self._measure_lag(self._reader.positions())
                 continue
             positions, read_at = self._reader.positions(), time.perf_counter()
             self._prepared.put(prepare(messages, engine, decoder, positions, self._now(), read_at))
@@ -187,7 +189,11 @@ class Scorer:
         self._metrics.score_seconds.observe(time.perf_counter() - batch.read_at)
         for letter in batch.dead:
             self._metrics.dead_letters.labels("texts", letter.reason.value).inc()
-        lag = sum(end - batch.positions.get(partition, 0) for partition, end in self._reader.end().items())
+        self._measure_lag(batch.positions)
+
+    def _measure_lag(self, positions: Positions) -> None:
+        """How many texts are not read, or read and not written."""
+        lag = sum(end - positions.get(partition, 0) for partition, end in self._reader.end().items())
         self._metrics.lag.labels("texts").set(lag)
 
     def _now(self) -> datetime:

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Literal
 
-import sdnotify
 import structlog
 
 from connectors.topic import Connector
@@ -25,8 +24,9 @@ from daemon.registry import Registry
 from daemon.scorer import Scorer
 from daemon.state import open_state
 from daemon.status import status
-from daemon.steering import steer
+from daemon.steering import REFUSED, steer
 from daemon.swap import Swapper
+from daemon.systemd import notify
 from daemon.web import WebServer, read_token
 
 Role = Literal["all", "scorer", "controller"]
@@ -44,6 +44,9 @@ WAIT = 0.5
 
 #: The controller tells its connector how far it has read this often, in seconds: for lag and retention only.
 COMMIT_EVERY = 10.0
+
+#: systemd is told this often that all is well, in seconds: several times in the shortest sensible WatchdogSec.
+WATCHDOG_EVERY = 5.0
 
 #: A controller that has not ended a step for this long is not alive, in seconds.
 STUCK_AFTER = 120.0
@@ -111,7 +114,8 @@ class Service:
         self._loop: ControllerLoop | None = None
         self._swapper: Swapper | None = None
         self._db: sqlite3.Connection | None = None
-        self._notifier = sdnotify.SystemdNotifier()
+        #: The port that the server listens on; 0 while there is none.
+        self.port = 0
 
     def run(self, *, on_ready: Callable[[], None] = lambda: None) -> None:
         """Serve. `on_ready` is called once, when a model is loaded.
@@ -129,7 +133,7 @@ class Service:
             for thread in threads:
                 thread.start()
             self._wait(on_ready)
-            self._notifier.notify("STOPPING=1")
+            notify("STOPPING=1")
             for thread in threads:
                 thread.join()
         connector.close()
@@ -158,15 +162,21 @@ class Service:
 
     def _wait(self, on_ready: Callable[[], None]) -> None:
         """Until it is time to stop: tell systemd when ready and that all is well, and hear a person's signal."""
-        announced = False
+        announced, told = False, float("-inf")
         while not self.stop.wait(WAIT):
             if not announced and self.ready().ok:
                 announced = True
                 log.info("ready", role=self.role, home=str(self.config.home))
-                self._notifier.notify("READY=1")
+                notify("READY=1")
                 on_ready()
-            if self.health().ok:
-                self._notifier.notify("WATCHDOG=1")
+            if self.health().ok and time.monotonic() - told > WATCHDOG_EVERY:
+                told = time.monotonic()
+                notify("WATCHDOG=1")
+
+    @property
+    def controller(self) -> Controller | None:
+        """The controller, where this process is one and has come up."""
+        return self._loop.controller if self._loop else None
 
     def health(self) -> Health:
         """Whether every part is at work."""
@@ -189,7 +199,8 @@ class Service:
         return Health(not reasons, tuple(reasons))
 
     def _status(self) -> Mapping[str, Any]:
-        return {"role": self.role, "scoring_with": self._scoring_with(), **status(self.config)}
+        seen = status(self.config) if self._loop is not None else {}
+        return {"role": self.role, "scoring_with": self._scoring_with(), **seen}
 
     def _scoring_with(self) -> str | None:
         current = self._swapper.current if self._swapper else None
@@ -199,7 +210,10 @@ class Service:
         if self._loop is None:
             raise CommandRefused("this process only scores; ask the controller")
         given = {key: str(value) for key, value in arguments.items()}
-        return {"outcome": steer(self.config, name, {"by": "the API", **given}, wait=COMMAND_TIMEOUT)}
+        outcome = steer(self.config, name, {"by": "the API", **given}, wait=COMMAND_TIMEOUT)
+        if outcome.startswith(REFUSED):
+            raise CommandRefused(outcome.removeprefix(REFUSED))
+        return {"outcome": outcome}
 
     @contextmanager
     def _web(self) -> Iterator[None]:
@@ -217,6 +231,7 @@ class Service:
             token=read_token(os.environ),
         )
         with server:
+            self.port = server.port
             log.info("listening", url=f"http://{self.config.http.host}:{server.port}")
             yield
 

@@ -24,6 +24,9 @@ log = structlog.get_logger(__name__)
 #: How long one look at the models topic waits for news, in seconds: bounds how long stopping takes.
 POLL = 0.5
 
+#: A champion that could not be loaded is tried again this often, in seconds.
+RETRY = 30.0
+
 #: Announcements read at once; the topic is compacted, so there are few.
 MAX_ANNOUNCEMENTS = 500
 
@@ -38,6 +41,8 @@ class Swapper:
         self._metrics = metrics
         self._current: Engine | None = None
         self._arrived = threading.Event()
+        self._wanted: ModelAnnouncement | None = None
+        self._try_at = 0.0
 
     @property
     def current(self) -> Engine | None:
@@ -54,7 +59,10 @@ class Swapper:
             self.follow(POLL)
 
     def follow(self, timeout: float) -> None:
-        """Read what was announced, waiting up to `timeout` seconds for it, and swap to the last champion named."""
+        """Read what was announced, waiting up to `timeout` seconds for it, and swap to the last champion named.
+
+        One that was refused is tried again every `RETRY` seconds: its files may have been on their way.
+        """
         champion = None
         for message in self._reader.poll(MAX_ANNOUNCEMENTS, timeout):
             try:
@@ -64,8 +72,13 @@ class Swapper:
                 continue
             if announced.state == "champion":
                 champion = announced
-        if champion is not None and (self._current is None or self._current.version != champion.version):
-            self._swap(champion)
+        if champion is not None:
+            self._wanted, self._try_at = champion, time.monotonic()
+        if self._wanted is not None and time.monotonic() >= self._try_at:
+            if self._current is None or self._current.version != self._wanted.version:
+                self._swap(self._wanted)
+            else:
+                self._wanted = None
 
     def _swap(self, champion: ModelAnnouncement) -> None:
         started = time.perf_counter()
@@ -74,9 +87,11 @@ class Swapper:
             engine = load_engine(champion.version, path, self._config)
         except (RegistryError, LearnerError) as error:
             # The old model scores on: a stale answer is better than none, and the metric pages somebody.
+            self._try_at = time.monotonic() + RETRY
             self._metrics.model_load_failures.inc()
             log.error("model refused", version=champion.version, scoring_on=self._version(), because=str(error))
             return
+        self._wanted = None
         before, self._current = self._version(), engine
         self._arrived.set()
         seconds = time.perf_counter() - started

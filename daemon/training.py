@@ -9,8 +9,11 @@ import shutil
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import ValidationError
 
 from daemon.champion import Champion
 from daemon.config import Config
@@ -89,6 +92,11 @@ class Jobs:
         row = self._db.execute(f"SELECT {_COLUMNS} FROM jobs ORDER BY number DESC LIMIT 1").fetchone()
         return _job(row) if row else None
 
+    def rejections(self) -> int:
+        """Jobs in a row, up to the last one, whose candidate was turned away."""
+        states = [row[0] for row in self._db.execute("SELECT state FROM jobs ORDER BY number DESC LIMIT 20")]
+        return len(list(takewhile(lambda state: state == "rejected", states)))
+
     def started(self, now: float) -> tuple[float, ...]:
         """When jobs began, oldest first: those of the last 24 hours, and the last one."""
         rows = self._db.execute(
@@ -145,22 +153,23 @@ class Training:
     def supervise(self) -> None:
         """See that the running job has a learner at work on it: after a commit, and after a restart."""
         job = self.jobs.running()
-        if job is not None and self.learner is None and not finished(self._path(job)):
+        path = self._path(job) if job else None
+        if path is not None and path.is_dir() and self.learner is None and not finished(path):
             learning = self._config.learning
-            self.learner = Learner(self._path(job), niceness=learning.niceness, timeout=learning.timeout)
+            self.learner = Learner(path, niceness=learning.niceness, timeout=learning.timeout)
 
-    def judge(self) -> Judgement | None:
+    def judge(self, champion: Champion | None) -> Judgement | None:
         """Judge the job whose learner is done; None while there is none. A model let through is in the registry."""
         job = self.jobs.running()
         if job is None or (self.learner is not None and self.learner.running()):
             return None
+        path = self._path(job)
         found_busy = self.learner is not None and self.learner.found_busy
         stopped, self.learner = self.learner is not None, None
-        if found_busy or not (stopped or finished(self._path(job))):
+        if found_busy or not (stopped or finished(path) or not path.is_dir()):
             # Nothing is at work on it: `supervise` starts a learner.
             return None
-        left = outcome(self._path(job))
-        judgement = self._failed(job, left) if isinstance(left, Failure) else self._judged(job, left)
+        judgement = self._judgement(job, champion)
         self.jobs.close(job, judgement.outcome, {"because": judgement.because, **judgement.details})
         return judgement
 
@@ -179,8 +188,17 @@ class Training:
                 for rows in ("new", "replay", "gate", "recent", "judged", "rescored"):
                     (path / f"{rows}.jsonl").unlink(missing_ok=True)
 
-    def _failed(self, job: Job, failure: Failure) -> Judgement:
-        return Judgement(job, "failed", f"{failure.error}: {failure.detail}", {})
+    def _judgement(self, job: Job, champion: Champion | None) -> Judgement:
+        left = outcome(self._path(job))
+        if isinstance(left, Failure):
+            return Judgement(job, "failed", f"{left.error}: {left.detail}", {})
+        if champion is None or champion.version != job.parent:
+            # What might be proved, would be proved against another champion.
+            return Judgement(job, "rejected", f"the champion changed while it learned from {job.parent}", {})
+        try:
+            return self._judged(job, left)
+        except ValidationError as error:
+            return Judgement(job, "failed", f"what the learner left cannot be read: {error}", {})
 
     def _judged(self, job: Job, report: Report) -> Judgement:
         path = self._path(job)

@@ -16,6 +16,9 @@ TriggerName = Literal["drift", "labels", "accuracy", "schedule", "manual"]
 
 DAY = 86_400.0
 
+#: After this many rejections in a row the next try waits no longer: 8 times `triggers.min_labels`.
+MAX_DOUBLINGS = 3
+
 #: Cron counts weekdays from Sunday, 0 and again 7; APScheduler from Monday. By these names they agree.
 WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
@@ -39,6 +42,7 @@ class Situation:
         started: when past runs began, oldest first: those of the last 24 hours, and the last one.
         schedule_due: the schedule has come round since it was last looked at.
         manual: who asked for a run; None when nobody did.
+        rejections: candidates in a row that the gate has turned away.
     """
 
     now: float
@@ -53,6 +57,7 @@ class Situation:
     started: tuple[float, ...]
     schedule_due: bool
     manual: str | None
+    rejections: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,8 +109,10 @@ def _hold(trigger: TriggerName, situation: Situation, config: TriggersConfig) ->
     today = sum(situation.now - started < DAY for started in situation.started)
     if trigger == "drift" and situation.labels_since_drift < config.drift_labels:
         return "labels", f"{situation.labels_since_drift} of {config.drift_labels} labels from after the drift"
-    if situation.new_labels < config.min_labels:
-        return "labels", f"{situation.new_labels} of {config.min_labels} new labels"
+    # What was turned away was learned from much the same labels: the next try waits for twice as many new ones.
+    needed = config.min_labels * 2 ** min(situation.rejections, MAX_DOUBLINGS)
+    if situation.new_labels < needed:
+        return "labels", f"{situation.new_labels} of {needed} new labels"
     if situation.fresh_held_out < situation.needed_held_out:
         return "held_out", f"{situation.fresh_held_out} of {situation.needed_held_out} held-out labels for the gate"
     if since is not None and since < config.cooldown:

@@ -51,7 +51,7 @@ def test_a_hash_is_a_point_below_one_and_always_the_same(id: str, salt: str) -> 
 
 
 def test_a_hash_is_the_same_on_every_machine_and_in_every_version() -> None:
-    assert unit_hash("share", "t1") == pytest.approx(0.4416168719, abs=1e-10)
+    assert unit_hash("share", "t1") == pytest.approx(0.98153171426, abs=1e-10)
 
 
 def test_shares_have_the_sizes_that_are_asked_for() -> None:
@@ -132,22 +132,17 @@ def test_a_replay_part_of_nothing_leaves_the_recent_part(db: sqlite3.Connection)
 def test_evicted_examples_leave_small_cells_whole_and_large_ones_level(db: sqlite3.Connection) -> None:
     memory = Memory(db, CONFIG)
     old = [
-        example(id, label="down" if at % 20 == 0 else "up", source=None if at % 5 else "wire")
+        example(id, label="rare" if at % 100 == 0 else "up", source="wire" if at % 5 == 1 else None)
         for at, id in enumerate(learnable(1_000))
     ]
-    # Afterwards the recent part holds other cells, so that what is counted below is the replay part alone.
-    late = [example(id, label="late") for id in learnable(CONFIG.recent, prefix="late")]
+    # These push the old ones out of the recent part, and 60 of themselves into the replay part.
+    late = [example(id, label="late") for id in learnable(CONFIG.recent + 60, prefix="late")]
     fill(db, memory, old)
-    fill(db, memory, late)
-    memory.add([example(id, label="late") for id in learnable(60, prefix="more")])
-    with transaction(db):
-        memory.evict()
+    fill(db, memory, late, step=len(late))
 
-    cells = Counter((e.source, e.label) for e in memory.replay(memory.newest(), 10**9, seed=0) if e.label != "late")
+    cells = Counter((e.source, e.label) for e in memory.replay(memory.newest(), 10**9, seed=0))
 
-    assert cells["wire", "down"] > 25
-    assert abs(cells["wire", "up"] - cells[None, "up"]) <= 1
-    assert cells[None, "up"] > 25
+    assert cells == {(None, "rare"): 10, ("wire", "up"): 30, (None, "up"): 30, (None, "late"): 30 + CONFIG.recent}
 
 
 def test_what_is_kept_is_uniform_over_time(db: sqlite3.Connection) -> None:

@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as arrays
 from connectors.topic import Message
 from daemon.config import RecordsConfig
 from daemon.records import (
+    EARLIEST,
     MAX_NAME,
     DeadLetter,
     Decoder,
@@ -63,7 +64,9 @@ def refused(value: bytes | Mapping[str, object], kind: Kind = Text) -> tuple[Rea
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
 zones = st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
-moments = st.datetimes(datetime.min + timedelta(days=1), NOW.replace(tzinfo=None) - timedelta(days=1), timezones=zones)
+moments = st.datetimes(max_value=NOW.replace(tzinfo=None) - timedelta(days=1), timezones=zones).filter(
+    lambda moment: moment >= EARLIEST
+)
 plain = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False)
 values = st.recursive(plain | names, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner))
 metas = st.none() | st.dictionaries(names, values, max_size=3)
