@@ -31,6 +31,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
+#: How long a command that steers waits for its answer, in seconds.
+STEER_WAIT = 5.0
+
 CONFIG_NAME = "relearnd.yaml"
 
 
@@ -251,7 +254,7 @@ def learn(config: ConfigPath = None, set_: Overrides = []) -> None:  # noqa: B00
 def _steer(config: Config, name: str, arguments: dict[str, str]) -> None:
     from daemon.steering import REFUSED, steer
 
-    outcome = steer(config, name, {"by": "the command line", **arguments}, wait=5.0)
+    outcome = steer(config, name, {"by": "the command line", **arguments}, wait=STEER_WAIT)
     if outcome.startswith(REFUSED):
         raise RelearndError(outcome)
     out.print(outcome, markup=False)

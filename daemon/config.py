@@ -174,9 +174,9 @@ class AccuracyDropConfig(Section):
 class TriggersConfig(Section):
     """When a training run starts. Every trigger, fired or held, is recorded with its reason."""
 
-    labels: int = Field(1_000, ge=0, description="New labels that start a run; 0 turns this off.")
+    labels: int = Field(500, ge=0, description="New labels that start a run; 0 turns this off.")
     drift_labels: int = Field(
-        250, gt=0, description="New labels since the drift began to show, before an alarm starts a run."
+        150, gt=0, description="New labels since the drift began to show, before an alarm starts a run."
     )
     accuracy: AccuracyDropConfig = AccuracyDropConfig()
     schedule: str = Field("", description="A cron expression (`0 3 * * *`) in UTC; empty for none.")
@@ -215,7 +215,9 @@ class GateConfig(Section):
 
     alpha: float = Field(0.1, gt=0, lt=1, description="Chance of promoting a model that is no better on fresh labels.")
     min_examples: int = Field(30, gt=0, description="Fresh held-out examples without which nothing is promoted.")
-    slice_tolerance: Share = Field(0.03, description="Accuracy that any slice of the old examples may lose.")
+    slice_tolerance: Share = Field(
+        0.03, description="Accuracy that any slice of the old examples, or the fresh ones together, may lose."
+    )
     slice_min: int = Field(30, gt=0, description="Smaller slices are too noisy to judge.")
     max_slowdown: float = Field(1.5, ge=1, description="Candidate's scoring time over the champion's, at most.")
 

@@ -121,7 +121,15 @@ class Controller:
     def _rebase(self, champion: Champion, rescored: Sequence[Rescored], now: float) -> None:
         """Everything measured of the champion starts anew with another one."""
         self.intake.rebase(champion, rescored, now)
-        self._noticed.update(drift=None, best_accuracy=None)
+        self._noticed["best_accuracy"] = None
+        drift = self._noticed["drift"]
+        # A model that learned while the stream was only beginning to drift has not learned the drift.
+        if drift and self._labels_of(drift, up_to=champion.newest_example) >= self._config.triggers.drift_labels:
+            self._noticed["drift"] = None
+
+    def _labels_of(self, drift: Mapping[str, Any], *, since: int = 0, up_to: int | None = None) -> int:
+        """Examples to learn whose texts came after an alarm."""
+        return self.memory.count("learn", since=since, up_to=up_to, from_time=drift["moment"])
 
     def _note_drift(self, alarm: Alarm, moment: float, now: float) -> None:
         """Record an alarm; the first one of harm is kept until it has been learned from."""
@@ -246,7 +254,7 @@ class Controller:
             fresh_held_out=self.memory.count("gate", since=champion.newest_example),
             needed_held_out=self._config.gate.min_examples,
             drift=drift["reason"] if drift else None,
-            labels_since_drift=self.memory.count("learn", since=tried, from_time=drift["moment"]) if drift else 0,
+            labels_since_drift=self._labels_of(drift, since=tried) if drift else 0,
             accuracy=accuracy,
             best_accuracy=self._noticed["best_accuracy"],
             started=self.training.jobs.started(now),

@@ -58,7 +58,7 @@ def judge(
     """Decide on a candidate from both models' probabilities on the same held-out examples.
 
     Better means a lower Brier score (a proper score, so a model can't win by shouting) under a one-sided paired
-    permutation test, with accuracy not lower; old examples are cut by source and by class.
+    permutation test, with accuracy within the tolerance; old examples are cut by source and by class.
 
     Args:
         judged: every held-out example; `group` tells fresh from old.
@@ -105,7 +105,7 @@ def _decide(verdict: Verdict, config: GateConfig) -> tuple[bool, str]:
         return False, f"only {verdict.fresh} fresh held-out labels; gate.min_examples is {config.min_examples}"
     if not verdict.p_better < config.alpha:
         return False, f"no better beyond chance: {change}, p = {verdict.p_better:.3f}"
-    if verdict.candidate_accuracy < verdict.parent_accuracy:
+    if verdict.parent_accuracy - verdict.candidate_accuracy > config.slice_tolerance:
         return False, f"surer but less accurate: {change}"
     failed = [s for s in verdict.slices if not s.passed]
     if failed:

@@ -19,6 +19,9 @@ Share = Literal["learn", "gate", "audit"]
 #: Evict only when this much over the bound: eviction ranks the whole part, so it is not done for each example.
 SLACK = 1.1
 
+#: Past every sequence number.
+LAST = 2**62
+
 
 class Labelled(NamedTuple):
     """A text with its true label. `timestamp` is the text's, in seconds since the epoch."""
@@ -73,11 +76,11 @@ class Memory:
         """The sequence number of the latest example; 0 when there is none."""
         return int(self._db.execute("SELECT coalesce(max(seq), 0) FROM examples").fetchone()[0])
 
-    def count(self, share: Share, *, since: int = 0, from_time: float | None = None) -> int:
-        """Examples of `share` stored after number `since`, of texts from `from_time` on."""
+    def count(self, share: Share, *, since: int = 0, up_to: int | None = None, from_time: float = float("-inf")) -> int:
+        """Examples of `share` stored after number `since` and up to number `up_to`, of texts from `from_time` on."""
         row = self._db.execute(
-            "SELECT count(*) FROM examples WHERE share = ? AND seq > ? AND timestamp >= ?",
-            (share, since, float("-inf") if from_time is None else from_time),
+            "SELECT count(*) FROM examples WHERE share = ? AND seq > ? AND seq <= ? AND timestamp >= ?",
+            (share, since, LAST if up_to is None else up_to, from_time),
         ).fetchone()
         return int(row[0])
 
@@ -125,7 +128,7 @@ class Memory:
         return int(row[0]) if row else 0
 
     def _evict(self, share: Share, capacity: int, up_to: int | None = None) -> int:
-        where, values = "share = ? AND seq <= ?", (share, 2**62 if up_to is None else up_to)
+        where, values = "share = ? AND seq <= ?", (share, LAST if up_to is None else up_to)
         sizes = self._db.execute(f"SELECT count(*) FROM examples WHERE {where} GROUP BY source, label", values)
         counts = [int(row[0]) for row in sizes]
         if sum(counts) <= capacity * SLACK:

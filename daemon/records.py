@@ -1,7 +1,6 @@
 """The records that pass through the topics, and what becomes of bytes that are not one of them."""
 
 import base64
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -203,8 +202,3 @@ def decode_sketch(sketch: str) -> npt.NDArray[np.float32]:
 def utc(timestamp: float) -> datetime:
     """Seconds since the epoch as an aware datetime."""
     return datetime.fromtimestamp(timestamp, UTC)
-
-
-def by_label(labels: list[str], probabilities: npt.NDArray[np.float32]) -> Mapping[str, float]:
-    """One row of a model's output as the mapping that a `Score` carries, to four decimals."""
-    return {label: round(float(p), 4) for label, p in zip(labels, probabilities, strict=True)}

@@ -92,7 +92,9 @@ def _sooner(label: Label, clock: Any) -> bool:
 
 
 class Demo:
-    def __init__(self, config: Config, directory: Path, rate: float, console: Console) -> None:
+    def __init__(
+        self, config: Config, directory: Path, rate: float, console: Console, stream: DemoStream | None = None
+    ) -> None:
         home = (directory / "home").resolve()
         self.config = config.model_copy(
             update={
@@ -102,7 +104,7 @@ class Demo:
         )
         self.directory = directory
         self.console = console
-        self.stream = generate(config.seed)
+        self.stream = stream or generate(config.seed)
         self.ledger = Ledger()
         self._sender = Sender(self.config, self.stream, rate)
         self._stop = threading.Event()
