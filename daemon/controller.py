@@ -7,12 +7,13 @@ Whatever breaks a step ends the process: what is in memory is only a copy of the
 
 import sqlite3
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
 
-from connectors.topic import Message, Partition, Positions
+from connectors.topic import FencedError, Message, Partition, Positions
 from daemon.champion import CauseOfRollback, Champion, Reign
 from daemon.config import Config
 from daemon.drift.monitor import Alarm
@@ -47,6 +48,7 @@ class Controller:
         self._commands = Commands(db)
         self._schedule = Schedule(config.triggers.schedule)
         self._housekept = float("-inf")
+        self._token = uuid.uuid4().bytes
         self.decisions = Decisions(db)
         self.outbox = Outbox(db)
         self.memory = Memory(db, config.memory)
@@ -67,6 +69,7 @@ class Controller:
     def begin(self, now: float) -> Champion | None:
         """Take up where the state left off; at the very start, make the registry's newest version champion."""
         with transaction(self._db):
+            self._blobs.put("owner", self._token)
             if self.reign.champion is None:
                 champion = self.reign.begin(now, self.memory.newest())
                 if champion is not None:
@@ -83,6 +86,7 @@ class Controller:
         """Take `messages`, read up to `positions`, and act on what is known; `now` is the stream's clock."""
         started = time.perf_counter()
         with transaction(self._db):
+            self._require_ownership()
             news = self.intake.take(messages, self.champion, now)
             for alarm, moment in news.alarms:
                 self._note_drift(alarm, moment, now)
@@ -105,6 +109,11 @@ class Controller:
         self.training.supervise()
         self._measure_training()
         self._metrics.controller_step_seconds.observe(time.perf_counter() - started)
+
+    def _require_ownership(self) -> None:
+        """What is in memory is a copy of the state: once another controller writes there, it is worth nothing."""
+        if self._blobs.get("owner") != self._token:
+            raise FencedError("another controller has taken over this state; only one may run in a home")
 
     def _measure_training(self) -> None:
         learner = self.training.learner

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from connectors.topic import Message, Partition
+from connectors.topic import FencedError, Message, Partition
 from daemon.config import Config
 from daemon.controller import Controller
 from daemon.metrics import Metrics
@@ -164,9 +164,19 @@ def everything(db: sqlite3.Connection) -> dict[str, list[Any]]:
     """All that the state holds, but for its random name, and where it is."""
     tables = [row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
     found = {table: sorted(db.execute(f"SELECT * FROM {table}").fetchall(), key=repr) for table in tables}
-    found["blobs"] = [row for row in found["blobs"] if row[0] != "outbox"]
+    found["blobs"] = [row for row in found["blobs"] if row[0] not in ("outbox", "owner")]
     found["outbox"] = [(seq, topic, json.loads(value) | {"uri": ""}) for seq, topic, _, value, _ in found["outbox"]]
     return found
+
+
+def test_a_second_controller_of_the_same_state_fences_the_first_before_its_next_step(desk):
+    second = Desk(desk.config)
+    second.step([score_row(0)])
+    with pytest.raises(FencedError, match="another controller"):
+        desk.step([score_row(0)])
+    assert counted(second) == 0
+    assert second.controller.waiting.seen() == 1
+    second.close()
 
 
 def ask(desk: Desk, name: str, **arguments: str) -> str | None:
