@@ -195,6 +195,10 @@ class Demo:
                     waited_since = time.monotonic()
                 if complete and (found["learning"] is None or time.monotonic() - waited_since > PATIENCE):
                     break
+            # The state may be ahead of what was read here for the picture.
+            while late := reader.poll(1_000, 0.0):
+                for message in late:
+                    self._note(message.topic, message.value)
         connector.close()
 
     def _note(self, topic: str, value: bytes) -> None:
