@@ -13,6 +13,7 @@ STUCK = 30.0
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
+    open_state(tmp_path / "home" / "state.db").close()
     return Config(home=tmp_path / "home")
 
 
@@ -50,8 +51,14 @@ def test_commands_are_taken_up_in_the_order_they_were_given(config: Config) -> N
     db.close()
 
 
-def test_a_state_that_cannot_be_used_is_named(config: Config) -> None:
-    config.home.write_text("")
+def test_a_home_without_a_state_is_no_place_to_leave_a_command(tmp_path: Path) -> None:
+    with pytest.raises(StateError, match="there is no state"):
+        steer(Config(home=tmp_path / "nowhere"), "learn", {})
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_state_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "state.db").write_text("this is no database, and long enough that SQLite looks twice" * 20)
 
     with pytest.raises(StateError, match=r"state\.db: cannot open the state: "):
-        steer(config, "learn", {})
+        steer(Config(home=tmp_path), "learn", {})
