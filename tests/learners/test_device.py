@@ -7,8 +7,12 @@ import torch
 from learners.device import DeviceError, resolve, seed_everything
 
 
-def test_the_cpu_computes_in_float32_unless_told_otherwise():
-    assert resolve("cpu").precision == torch.float32
+@pytest.mark.parametrize(("native", "chosen"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_the_cpu_computes_in_bfloat16_where_it_has_instructions_for_it(native, chosen, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert resolve("cpu").precision == chosen
+    assert resolve("cpu", "float32").precision == torch.float32
     assert resolve("cpu", "bfloat16").precision == torch.bfloat16
 
 
