@@ -84,7 +84,8 @@ def _names(body: list[ast.stmt], prefix: str) -> Iterator[str]:
 def code(page: Path) -> list[str]:
     """The code spans and the lines of code blocks, without comments."""
     lines = [line for _, block in read(page).blocks for line in block]
-    return [*read(page).spans, *(re.sub(r"(^|\s)# .*", "", line) for line in lines)]
+    whole = "\n".join(re.sub(r"(^|\s)# .*", "", line) for line in lines).replace("\\\n", " ")
+    return [*read(page).spans, *whole.split("\n")]
 
 
 def commands(page: Path) -> Iterator[list[str]]:
