@@ -271,7 +271,7 @@ def status(config: ConfigPath = None, as_json: AsJson = False, set_: Overrides =
 @app.command()
 def demo(
     to: Annotated[Path, typer.Option("--out", help="Where its home, log and report go.")] = Path("out/demo"),
-    rate: Annotated[float, typer.Option(help="Texts a second.", min=1.0)] = 12.0,
+    rate: Annotated[float, typer.Option(help="Texts a second.", min=1.0)] = 9.0,
     set_: Overrides = [],  # noqa: B006
 ) -> None:
     """The whole loop, live, on a made-up stream: no broker, no data, no network."""
