@@ -1,7 +1,6 @@
 """Model versions on disk: written once, checked by sha256, never rewritten."""
 
 import hashlib
-import os
 import shutil
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from daemon.errors import RelearndError
+from learners.disk import fsync
 
 MANIFEST = "manifest.json"
 
@@ -178,18 +178,9 @@ def _move_in(candidate: Path, target: Path) -> None:
         shutil.copytree(candidate, aside)
         _flush_files(aside)
         aside.rename(target)
-    _flush(target.parent)
+    fsync(target.parent)
 
 
 def _flush_files(directory: Path) -> None:
     for path in [*directory.iterdir(), directory]:
-        _flush(path)
-
-
-def _flush(path: Path) -> None:
-    """What the operating system has of a file or folder goes to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        fsync(path)
