@@ -3,7 +3,9 @@
 Each table has one noun that reads and writes it; this file only says what they are and opens them.
 """
 
+import fcntl
 import json
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -64,16 +66,28 @@ def open_state(path: Path) -> sqlite3.Connection:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT / 1000)
-        db.execute("PRAGMA journal_mode=WAL")
-        # Full: a step that was committed is there after a power cut, like the positions it was read from.
-        db.execute("PRAGMA synchronous=FULL")
-        with transaction(db):
-            _create_or_check(db, path)
+        with _one_at_a_time(path.parent):
+            db.execute("PRAGMA journal_mode=WAL")
+            # Full: a step that was committed is there after a power cut, like the positions it was read from.
+            db.execute("PRAGMA synchronous=FULL")
+            with transaction(db):
+                _create_or_check(db, path)
     except (sqlite3.DatabaseError, OSError) as error:
         raise StateError(
             f"{path}: cannot open the state: {error}; is the folder writable, and the file ours?"
         ) from error
     return db
+
+
+@contextmanager
+def _one_at_a_time(directory: Path) -> Iterator[None]:
+    """Nobody else is in this block for the same directory: SQLite does not wait when two turn to WAL, it fails one."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _create_or_check(db: sqlite3.Connection, path: Path) -> None:
