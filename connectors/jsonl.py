@@ -57,7 +57,13 @@ class JsonlConnector:
         self._state = PositionsFile(directory)
         self._opened: weakref.WeakSet[JsonlReader] = weakref.WeakSet()
 
-    def reader(self, topics: Sequence[str], *, group: str | None = None) -> "JsonlReader":
+    def reader(
+        self,
+        topics: Sequence[str],
+        *,
+        group: str | None = None,
+        shared: bool = False,  # noqa: ARG002 (one reader has the whole group here)
+    ) -> "JsonlReader":
         if not topics:
             raise ConnectorError("a reader needs at least one topic")
         sources = {Partition(topic): self._source(topic) for topic in topics}
@@ -121,6 +127,14 @@ class JsonlReader:
                 self.generation = record.group(group).generation
                 state.save(record)
         self._positions = dict.fromkeys(sources, 0) | self.lasting({p: committed[p] for p in sources if p in committed})
+
+    @property
+    def claim(self) -> int:
+        return 0
+
+    @property
+    def lost(self) -> dict[Partition, int]:
+        return {}
 
     def poll(self, max_messages: int, timeout: float) -> list[Message]:
         if self._closed.is_set():
@@ -226,7 +240,12 @@ class JsonlWriter:
         self._file_of = file_of
 
     def write(
-        self, messages: Sequence[Outgoing], *, reader: Reader | None = None, positions: Positions | None = None
+        self,
+        messages: Sequence[Outgoing],
+        *,
+        reader: Reader | None = None,
+        positions: Positions | None = None,
+        claim: int | None = None,  # noqa: ARG002 (never dealt anew here)
     ) -> None:
         owner = self._owner(reader, positions)
         appended, printed = self._lines(messages)

@@ -74,7 +74,13 @@ class LocalConnector:
         with open_connection(path) as connection:
             prepare(path, connection)
 
-    def reader(self, topics: Sequence[str], *, group: str | None = None) -> "LocalReader":
+    def reader(
+        self,
+        topics: Sequence[str],
+        *,
+        group: str | None = None,
+        shared: bool = False,  # noqa: ARG002 (one reader has the whole group here)
+    ) -> "LocalReader":
         if not topics:
             raise ConnectorError("a reader needs at least one topic")
         reader = LocalReader(self._path, topics, group, self._bell)
@@ -128,6 +134,14 @@ class LocalReader:
             raise
         partitions = [Partition(topic) for topic in dict.fromkeys(topics)]
         self._positions = {p: committed.get(p, logs[p.topic].oldest) for p in partitions}
+
+    @property
+    def claim(self) -> int:
+        return 0
+
+    @property
+    def lost(self) -> dict[Partition, int]:
+        return {}
 
     def poll(self, max_messages: int, timeout: float) -> list[Message]:
         if self._closed.is_set():
@@ -245,7 +259,12 @@ class LocalWriter:
             self._connection = connect(path)
 
     def write(
-        self, messages: Sequence[Outgoing], *, reader: Reader | None = None, positions: Positions | None = None
+        self,
+        messages: Sequence[Outgoing],
+        *,
+        reader: Reader | None = None,
+        positions: Positions | None = None,
+        claim: int | None = None,  # noqa: ARG002 (never dealt anew here)
     ) -> None:
         owner = self._owner(reader, positions)
         by_topic: defaultdict[str, list[Outgoing]] = defaultdict(list)

@@ -51,7 +51,26 @@ class FencedError(ConnectorError):
     """A newer reader has taken over this reader's group; this one must stop."""
 
 
+class StaleError(ConnectorError):
+    """The group's partitions were dealt anew since these messages were polled: they come again, here or elsewhere.
+
+    Nothing was written. Drop what was made of them and go on polling.
+    """
+
+
 class Reader(Protocol):
+    @property
+    def claim(self) -> int:
+        """Under which deal of the group's partitions the messages of the last `poll` came.
+
+        It changes when partitions are dealt anew; from then on, what was polled before cannot be committed.
+        Always 0 where one reader has the whole group.
+        """
+
+    @property
+    def lost(self) -> Mapping[Partition, int]:
+        """How many messages were removed (by retention) before this reader came to them, since it was opened."""
+
     def poll(self, max_messages: int, timeout: float) -> list[Message]:
         """The next messages, in offset order within a partition; empty after `timeout` seconds without any."""
 
@@ -75,15 +94,22 @@ class Reader(Protocol):
 
 class Writer(Protocol):
     def write(
-        self, messages: Sequence[Outgoing], *, reader: Reader | None = None, positions: Positions | None = None
+        self,
+        messages: Sequence[Outgoing],
+        *,
+        reader: Reader | None = None,
+        positions: Positions | None = None,
+        claim: int | None = None,
     ) -> None:
         """Append `messages` and commit `positions` for the group of `reader`: all of it or nothing.
 
         `positions` may name partitions that no topic has: a caller can keep a counter of its own there
-        (the controller's outbox does).
+        (the controller's outbox does). `claim` is `reader.claim` as it was after the poll that gave the messages;
+        without it, as it is now.
 
         Raises:
-            FencedError: another reader has joined the group since; nothing was written.
+            FencedError: a newer reader has taken the group over; nothing was written.
+            StaleError: the partitions were dealt anew since `claim`; nothing was written.
         """
 
     def close(self) -> None: ...
@@ -96,10 +122,11 @@ class Writer(Protocol):
 
 
 class Connector(Protocol):
-    def reader(self, topics: Sequence[str], *, group: str | None = None) -> Reader:
+    def reader(self, topics: Sequence[str], *, group: str | None = None, shared: bool = False) -> Reader:
         """A reader of `topics`, starting at the group's committed positions, else at the oldest message.
 
-        With a group, the newest reader owns it: older ones are fenced at their next commit.
+        With a group, the newest reader owns it: older ones are fenced at their next commit. When all of its readers
+        are opened as `shared`, they divide the partitions among them instead, where the connector can (`kafka`).
         """
 
     def writer(self) -> Writer: ...
