@@ -98,9 +98,9 @@ class DriftMonitor:
 
         When there are fewer, the coming texts fill the window up.
         """
-        self._collect(np.empty((0, 0), dtype=np.float32) if sketches is None else sketches)
         for detector in self._detectors.values():
             detector.reset()
+        self._collect(np.empty((0, 0), dtype=np.float32) if sketches is None else sketches)
 
     def statistics(self) -> dict[tuple[DetectorName, SignalName], float]:
         """How far each detector is from no evidence (0) to an alarm (1)."""
@@ -171,9 +171,18 @@ class DriftMonitor:
         return self._reference.score(sketches) / self._reference.usual
 
     def _collect(self, sketches: Sketches) -> None:
-        """Take these as the reference window, or as its beginning when they are too few."""
+        """Take these as the reference window, or as its beginning when they are too few.
+
+        What watches novelty begins with the window's own: a detector that begins with nothing takes the first texts
+        it sees for usual, and would never find a change that comes together with a new champion. A change inside the
+        window was the last champion's to find.
+        """
         check_sketches(sketches)
         newest = sketches[-self._config.reference :]
         full = len(newest) == self._config.reference
         self._reference = Reference(newest, self._config.neighbours) if full else None
         self._collected = newest[:0] if full else np.array(newest, dtype=np.float32)
+        if self._reference is not None:
+            for (_, signal), detector in self._detectors.items():
+                if signal == "novelty":
+                    detector.update(self._reference.calibration / self._reference.usual)

@@ -13,11 +13,11 @@ Scores = npt.NDArray[np.float64]
 
 
 class Reference:
-    """A reference window of sketches `[n, dimensions]`, split into neighbours and a calibration part.
+    """A reference window of sketches `[n, dimensions]`, oldest first, split into neighbours and a calibration part.
 
-    `calibration` holds the calibration part's scores in ascending order, `[about two thirds of n]`. While nothing has
-    drifted, a new text's score is exchangeable with them. `sketches` is all there is to save: another reference made
-    of them is the same.
+    `calibration` holds the calibration part's scores in the order of the window, `[about two thirds of n]`. While
+    nothing has drifted, a new text's score is exchangeable with them. `sketches` is all there is to save: another
+    reference made of them is the same.
     """
 
     def __init__(self, sketches: Sketches, neighbours: int) -> None:
@@ -33,7 +33,7 @@ class Reference:
         held_out = np.arange(len(sketches)) % NEIGHBOUR_STRIDE != 0
         self._neighbours = self.sketches[~held_out].astype(np.float64)
         self._nearest = min(neighbours, len(self._neighbours))
-        self.calibration: Scores = np.sort(self.score(self.sketches[held_out]))
+        self.calibration: Scores = self.score(self.sketches[held_out])
 
     def __len__(self) -> int:
         return len(self.sketches)
