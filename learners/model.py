@@ -16,6 +16,7 @@ from safetensors.torch import load_model, save_model
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.initialization import no_init_weights
 from transformers.utils import logging
 
 from learners.errors import LearnerError
@@ -164,8 +165,10 @@ def load(directory: Path, device: torch.device) -> LoadedModel:
     missing = [name for name in (WEIGHTS, "config.json", "tokenizer.json") if not (directory / name).is_file()]
     if missing:
         raise ModelError(f"{directory} lacks {', '.join(missing)}", "restore the model directory or name another")
-    encoder, tokenizer = _from_config(directory)
-    classifier = TextClassifier(encoder, _hidden(encoder), len(description.labels))
+    # Random weights that the file's replace are two thirds of the time, taken from the model that scores meanwhile.
+    with no_init_weights():
+        encoder, tokenizer = _from_config(directory)
+        classifier = TextClassifier(encoder, _hidden(encoder), len(description.labels))
     try:
         load_model(classifier, directory / WEIGHTS, strict=True)
     except SafetensorError as error:

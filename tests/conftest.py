@@ -6,6 +6,8 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from tokenizers.models import WordPiece
 from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from tests.kafka import Cluster, UnavailableError
 from tests.sentences import every_word
 
 
@@ -47,3 +50,26 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     ).save_pretrained(directory)
     return directory
+
+
+@pytest.fixture(scope="session")
+def start_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Cluster]]:
+    """Starts a `Cluster` of its own, with the arguments given; it runs until it is stopped, or the tests have ended."""
+    with ExitStack() as running:
+
+        def start(nodes: int = 1, **options: object) -> Cluster:
+            try:
+                cluster = Cluster(tmp_path_factory.mktemp("kafka"), nodes, **options)
+            except UnavailableError as error:
+                if os.environ.get("CI") == "true":
+                    pytest.fail(str(error))
+                pytest.skip(str(error))
+            return running.enter_context(cluster)
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def kafka(start_kafka: Callable[..., Cluster]) -> Cluster:
+    """One node that many tests share: name topics and groups so that they meet no other test's, and do not kill it."""
+    return start_kafka()
