@@ -44,6 +44,14 @@ def make_job(job: Job, snapshot: Snapshot, directory: Path) -> None:
     aside.rename(directory)
 
 
+def replace_recent(directory: Path, recent: Sequence[Recent]) -> None:
+    """Have the learner in `directory` score these again instead, should it still come to it."""
+    # Not inside: the learner flushes all that is in its directory.
+    aside = directory.with_name(f".{directory.name}.recent")
+    write_rows(aside, recent)
+    aside.replace(directory / "recent.jsonl")
+
+
 def job_settings(config: Config, *, id: str, labels: list[str], parent: Path | None, seed: int) -> Job:
     """The job that the config asks for: an update of `parent`, or a first model when there is none."""
     learning = config.learning

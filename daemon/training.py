@@ -7,6 +7,7 @@ A job is a row in the state and a directory. Either the row is not there and the
 import json
 import shutil
 import sqlite3
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -18,13 +19,17 @@ from pydantic import ValidationError
 from daemon.champion import Champion
 from daemon.config import Config
 from daemon.gate import Verdict, judge
-from daemon.learning import Learner, Snapshot, finished, job_settings, make_job, outcome
+from daemon.learning import Learner, Snapshot, finished, job_settings, make_job, outcome, replace_recent
 from daemon.memory import Memory
 from daemon.records import utc
 from daemon.registry import Manifest, Registry
 from daemon.triggers import DAY, Firing
 from daemon.waiting import Waiting
 from learners.job import Failure, Judged, Recent, Report, Rescored, read_rows
+
+#: How old the texts that a candidate scores again may be while the learner is at work, in seconds. Those that come
+#: later are in no window of the new champion; the rows are written in some 20 ms.
+REFRESH = 5.0
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,7 @@ class Training:
         self._waiting = waiting
         self._directory = config.home / "jobs"
         self.learner: Learner | None = None
+        self._refreshed = 0.0
 
     def start(self, firing: Firing, champion: Champion, now: float) -> Job:
         """Record a job and write its directory; `supervise` starts the learner once the step is committed."""
@@ -143,20 +149,30 @@ class Training:
     def _snapshot(self, champion: Champion, seed: int) -> Snapshot:
         new = self._memory.new(champion.newest_example)
         count = round(len(new) * self._config.learning.replay_ratio)
-        recent = [
+        replay = self._memory.replay(champion.newest_example, count, seed)
+        return Snapshot(new, replay, self._memory.held_out(champion.newest_example), self._recent())
+
+    def _recent(self) -> list[Recent]:
+        return [
             Recent(id=text.id, text=text.text, key=text.key, source=text.source, timestamp=text.timestamp)
             for text in self._waiting.recent(self._config.memory.rescored)
         ]
-        replay = self._memory.replay(champion.newest_example, count, seed)
-        return Snapshot(new, replay, self._memory.held_out(champion.newest_example), recent)
 
     def supervise(self) -> None:
-        """See that the running job has a learner at work on it: after a commit, and after a restart."""
+        """See that the running job has a learner at work on it, and the stream's latest texts at hand.
+
+        To be called after a commit, and after a restart.
+        """
         job = self.jobs.running()
         path = self._path(job) if job else None
-        if path is not None and path.is_dir() and self.learner is None and not finished(path):
+        if path is None or not path.is_dir() or finished(path):
+            return
+        if self.learner is None:
             learning = self._config.learning
             self.learner = Learner(path, niceness=learning.niceness, timeout=learning.timeout)
+        if time.monotonic() - self._refreshed > REFRESH:
+            replace_recent(path, self._recent())
+            self._refreshed = time.monotonic()
 
     def judge(self, champion: Champion | None) -> Judgement | None:
         """Judge the job whose learner is done; None while there is none. A model let through is in the registry."""

@@ -6,7 +6,8 @@ The daemon writes, then starts `python -m learners JOB_DIR`:
     new.jsonl         `Example` rows to learn: labelled since the champion learned
     replay.jsonl      `Example` rows to keep: the balanced memory of what is older
     gate.jsonl        `Example` rows held out from learning, on which parent and candidate are compared
-    recent.jsonl      `Recent` rows: the stream's latest texts, to be scored again by the candidate
+    recent.jsonl      `Recent` rows: the stream's latest texts, to be scored again by the candidate. The daemon replaces
+                      it as the stream goes on; the learner reads it last
 
 The learner leaves:
 

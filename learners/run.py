@@ -19,7 +19,7 @@ from learners.judging import TOKEN_BUDGET, in_order, judge
 from learners.model import LoadedModel, create, load
 from learners.progress import ProgressPlugin
 from learners.scoring import forward_batches
-from learners.snapshot import Snapshot, data_sha256, read_job, read_snapshot
+from learners.snapshot import Snapshot, data_sha256, read_job, read_recent, read_snapshot
 from learners.strategy import Logits, TextStrategy, TrainingError
 
 REPORT = "report.json"
@@ -59,6 +59,8 @@ def _do(directory: Path) -> Report:
     compute = resolve(job.device, job.precision)
     use_threads(job.threads)
     be_deterministic()
+    # Read again when it is its turn, and found good now: training may take hours.
+    read_recent(directory)
     replayed = snapshot.replay if "replay" in job.method else []
     steps = _learn(directory, job, snapshot, replayed, compute)
 
@@ -66,7 +68,7 @@ def _do(directory: Path) -> Report:
     candidate = load(directory / CANDIDATE, compute.device)
     parent = load(job.parent, compute.device) if job.parent else None
     qualities = _judge(directory, job, snapshot.gate, parent, candidate, compute)
-    _rescore(directory, job, snapshot.recent, candidate, compute)
+    _rescore(directory, job, read_recent(directory), candidate, compute)
     return Report(
         job=job.id,
         method=job.method,

@@ -20,7 +20,6 @@ class Snapshot(NamedTuple):
     new: list[Example]
     replay: list[Example]
     gate: list[Example]
-    recent: list[Recent]
 
 
 def read_job(directory: Path) -> Job:
@@ -49,7 +48,6 @@ def read_snapshot(directory: Path, job: Job) -> Snapshot:
         new=_rows(directory / "new.jsonl", Example),
         replay=_rows(directory / "replay.jsonl", Example),
         gate=_rows(directory / "gate.jsonl", Example),
-        recent=_rows(directory / "recent.jsonl", Recent),
     )
     known = set(job.labels)
     for name, examples in (("new", snapshot.new), ("replay", snapshot.replay), ("gate", snapshot.gate)):
@@ -64,6 +62,15 @@ def read_snapshot(directory: Path, job: Job) -> Snapshot:
     if not snapshot.gate:
         raise JobError("gate.jsonl is empty", "hold out labelled examples, or there is no telling what was learned")
     return snapshot
+
+
+def read_recent(directory: Path) -> list[Recent]:
+    """recent.jsonl of `directory`, as it is now.
+
+    Raises:
+        JobError: it is missing, or a row does not validate.
+    """
+    return _rows(directory / "recent.jsonl", Recent)
 
 
 def _rows(path: Path, kind: type[Row]) -> list[Row]:

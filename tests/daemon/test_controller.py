@@ -1,5 +1,7 @@
 import json
+import os
 import shutil
+import signal
 import sqlite3
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +15,7 @@ from daemon.metrics import Metrics
 from daemon.records import DeadLetter, ModelAnnouncement
 from daemon.registry import Registry
 from daemon.state import Commands, open_state, transaction
+from learners.job import Rescored, read_rows
 from tests.daemon.streams import START, as_messages, label_row, text_row
 from tests.sentences import LABELS
 
@@ -201,6 +204,22 @@ def test_a_person_who_asks_to_learn_without_new_labels_is_told_why_not(desk):
     assert held["kind"] == "trigger held"
     assert "asked for by Ada" in held["because"]
     assert "nothing new to learn" in held["because"]
+
+
+def test_what_is_scored_while_a_candidate_learns_is_scored_again_by_it(desk, monkeypatch):
+    monkeypatch.setattr("daemon.training.REFRESH", 0.0)
+    desk.step([score_row(n) for n in range(120)], [label_row(n) for n in range(120)])
+    ask(desk, "learn", by="Ada")
+    learner = desk.controller.training.learner
+    assert learner is not None
+    os.kill(learner.pid, signal.SIGSTOP)
+
+    desk.step([score_row(n) for n in range(120, 150)])
+
+    os.kill(learner.pid, signal.SIGCONT)
+    learner.wait(120)
+    rescored = [row.id for row in read_rows(learner.directory / "rescored.jsonl", Rescored)]
+    assert rescored == [f"t{n}" for n in range(50, 150)]
 
 
 def test_a_spike_reaches_the_alerts_topic_and_resolves(desk):
