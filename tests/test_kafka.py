@@ -1,0 +1,83 @@
+"""The brokers that other tests stand on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from kafka import KafkaAdminClient
+
+from tests import kafka as kafka_room
+from tests.kafka import Cluster, UnavailableError, jars
+
+pytestmark = pytest.mark.kafka
+
+
+def test_a_node_that_was_killed_comes_back_with_its_data(start_kafka: Callable[..., Cluster]):
+    with start_kafka() as cluster:
+        create(cluster, "kept")
+        cluster.kill(1)
+        cluster.start(1)
+        cluster.wait_until_ready()
+        assert "kept" in topics(cluster)
+
+
+def test_three_nodes_go_on_when_one_is_paused(start_kafka: Callable[..., Cluster]):
+    with start_kafka(3) as cluster:
+        cluster.pause(1)
+        with KafkaAdminClient(bootstrap_servers=cluster.address(2), request_timeout_ms=5000) as admin:
+            wait_for(lambda: brokers(admin) == {2, 3})
+            admin.create_topics({"made-by-two": {}}, wait_for_metadata=True)
+            cluster.resume(1)
+            cluster.wait_until_ready()
+            assert brokers(admin) == {1, 2, 3}
+
+
+def test_brokers_die_with_the_process_that_started_them(kafka: Cluster, tmp_path: Path):
+    script = (
+        "import sys, time; from pathlib import Path; from tests.kafka import Cluster;"
+        "cluster = Cluster(Path(sys.argv[1])); print(cluster.bootstrap, flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True) as parent:
+        port = int(parent.stdout.readline().split(":")[1])
+        os.kill(parent.pid, signal.SIGKILL)
+    wait_for(lambda: not kafka_room._listens(port))
+
+
+def test_without_java_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UnavailableError, match="needs Java 17"):
+        jars()
+
+
+def test_without_maven_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    (tmp_path / "java").symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(kafka_room, "CACHE", tmp_path)
+    with pytest.raises(UnavailableError, match="fetched by Maven"):
+        jars()
+
+
+def create(cluster: Cluster, topic: str) -> None:
+    with KafkaAdminClient(bootstrap_servers=cluster.bootstrap) as admin:
+        admin.create_topics({topic: {}}, wait_for_metadata=True)
+
+
+def topics(cluster: Cluster) -> list[str]:
+    with KafkaAdminClient(bootstrap_servers=cluster.bootstrap) as admin:
+        return admin.list_topics()
+
+
+def brokers(admin: KafkaAdminClient) -> set[int]:
+    return {broker["broker_id"] for broker in admin.describe_cluster()["brokers"] if not broker["is_fenced"]}
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
