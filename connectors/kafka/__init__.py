@@ -1,0 +1,1 @@
+"""Topics in Apache Kafka: `connectors.kafka.connector.KafkaConnector`."""
