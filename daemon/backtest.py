@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from connectors.topic import Message
-from daemon.config import Config
+from daemon.config import Config, RecordsConfig, RegistryConfig
 from daemon.controller import Controller
 from daemon.engine import Engine, load_engine
 from daemon.errors import RelearndError
@@ -44,12 +44,14 @@ class Backtest:
 
     def __init__(self, config: Config, out: Path, watcher: Watcher) -> None:
         self.out = out
-        self.config = config.model_copy(update={"home": (out / "home").resolve()})
+        # What is promoted here stays here: no scorer may fetch it.
+        changes = {"home": (out / "home").resolve(), "registry": RegistryConfig(), "records": _plain(config.records)}
+        self.config = config.model_copy(update=changes)
         self.ledger = Ledger()
         self._live_home = config.home
         self._watcher = watcher
-        self._text_decoder = Decoder(Text, config.records)
-        self._label_decoder = Decoder(Label, config.records)
+        self._text_decoder = Decoder(Text, self.config.records)
+        self._label_decoder = Decoder(Label, self.config.records)
         self._registry = Registry(self.config.home / "models")
 
     def run(self, *, texts: Path, labels: Path, base: Path | None, holdout: Path | None) -> dict[str, Any]:
@@ -158,3 +160,9 @@ class Backtest:
                     self.ledger.alerts.append(Alert.model_validate_json(message.value))
                 self.ledger.dead_letters += message.topic == self.config.topics.dead_letters
             self.controller.outbox.forget(waiting[-1][0] + 1)
+
+
+def _plain(records: RecordsConfig) -> RecordsConfig:
+    """The limits without the shapes: a recording is JSON of relearnd's own, and no registry is asked."""
+    shapes = ("texts", "labels", "scores", "alerts", "registry")
+    return records.model_copy(update={name: RecordsConfig.model_fields[name].default for name in shapes})

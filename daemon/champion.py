@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from connectors.topic import Outgoing
 from daemon.config import Config
 from daemon.outbox import Outbox
+from daemon.publisher import Publisher
 from daemon.records import ModelAnnouncement, encode
 from daemon.registry import Manifest, Registry
 from daemon.state import Blobs, Decisions
@@ -30,14 +31,22 @@ class Champion(BaseModel):
 
 
 class Reign:
-    """The succession of champions, in the controller's state and on the models topic."""
+    """The succession of champions, in the controller's state and on the models topic.
 
-    def __init__(self, db: sqlite3.Connection, config: Config, registry: Registry) -> None:
+    With a `publisher`, a champion is announced once its files are in the store; until then scorers keep the one before.
+    """
+
+    def __init__(
+        self, db: sqlite3.Connection, config: Config, registry: Registry, publisher: Publisher | None = None
+    ) -> None:
         self._blobs = Blobs(db)
         self._decisions = Decisions(db)
         self._outbox = Outbox(db)
         self._config = config
         self._registry = registry
+        self._publisher = publisher
+        #: The version of the last champion that was announced, and where scorers were told to find it.
+        self._announced: dict[str, str] = self._blobs.get_json("announced", {})
         stored = self._blobs.get("champion")
         self.champion = None if stored is None else Champion.model_validate_json(stored)
 
@@ -49,7 +58,7 @@ class Reign:
         return self.champion
 
     def crown(self, manifest: Manifest, now: float, *, because: str, newest_example: int | None = None) -> Champion:
-        """Make a version live: announced with the step's transaction.
+        """Make a version live: decided, and if need be announced, with the step's transaction.
 
         `newest_example` is needed for a version that was never champion.
         """
@@ -74,19 +83,37 @@ class Reign:
         memory_of = f"newest_example/{manifest.version}"
         newest = self._blobs.get_json(memory_of, 0) if newest_example is None else newest_example
         self._blobs.put_json(memory_of, newest)
-        if self.champion is not None and self._registry.has(self.champion.version):
-            self._announce(self._registry.manifest(self.champion.version), "retired")
         self.champion = Champion(
             version=manifest.version, labels=manifest.labels, parent=parent, since=now, newest_example=newest
         )
         self._blobs.put("champion", self.champion.model_dump_json().encode())
-        self._announce(manifest, "champion")
+        self.announce()
         return self.champion
 
-    def _announce(self, manifest: Manifest, state: Literal["champion", "retired"]) -> None:
+    def announce(self) -> None:
+        """Tell scorers of the champion, unless they know; called in every step, for its files may have arrived."""
+        if self.champion is None:
+            return
+        version, before = self.champion.version, self._announced.get("version", self.champion.version)
+        news = {"version": version, "uri": self._uri(version)}
+        # One whose folder somebody removed cannot be announced again; whoever loaded it has it.
+        if self._announced == news or not self._registry.has(version):
+            return
+        if self._publisher is not None and not self._publisher.has(version):
+            return
+        if before != version and self._registry.has(before):
+            self._say(self._registry.manifest(before), "retired")
+        self._say(self._registry.manifest(version), "champion")
+        self._announced = news
+        self._blobs.put_json("announced", news)
+
+    def _uri(self, version: str) -> str:
+        return self._publisher.uri(version) if self._publisher else self._registry.path(version).resolve().as_uri()
+
+    def _say(self, manifest: Manifest, state: Literal["champion", "retired"]) -> None:
         announcement = ModelAnnouncement(
             version=manifest.version,
-            uri=self._registry.path(manifest.version).resolve().as_uri(),
+            uri=self._uri(manifest.version),
             sha256=manifest.sha256,
             parent=manifest.parent,
             state=state,

@@ -1,14 +1,19 @@
 """`relearnd check`: does what the config names work, and what would the daemon do."""
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from connectors.topic import ConnectorError
+from daemon import topics
 from daemon.config import Config, format_seconds
 from daemon.connect import open_connector
 from daemon.drift.monitor import DriftMonitor
+from daemon.formats.errors import FormatError, UnreachableError
+from daemon.formats.schema_registry import SchemaRegistry
 from daemon.registry import Registry, RegistryError
+from daemon.store import StoreError, open_store
 from daemon.triggers import Schedule
 from learners.device import resolve
 from learners.errors import LearnerError
@@ -25,30 +30,62 @@ class Finding(NamedTuple):
 
 def findings(config: Config) -> Iterator[Finding]:
     """What was found, in the order that a text takes through the daemon."""
-    yield _topics(config)
+    yield from _topics(config)
+    yield from _formats(config)
     yield _device(config)
     yield _model(config)
+    if config.registry.url:
+        yield _store(config)
     yield _detectors(config)
     yield _training(config)
     yield _alerts(config)
     yield _disk(config)
 
 
-def _topics(config: Config) -> Finding:
-    topics = config.topics
+def _topics(config: Config) -> Iterator[Finding]:
+    if config.connector.kind == "kafka":
+        try:
+            reports = topics.reports(config)
+        except ConnectorError as error:
+            yield Finding(False, f"topics: {error}")
+            return
+        yield from (Finding(ok, sentence) for ok, sentence in topics.sentences(reports))
+        if any(report.missing for report in reports):
+            return
+    yield _positions(config)
+
+
+def _positions(config: Config) -> Finding:
+    names = config.topics
     try:
         connector = open_connector(config)
-        with connector.reader([topics.texts, topics.labels]) as reader:
-            there = {partition.topic: end for partition, end in reader.end().items()}
+        with connector.reader([names.texts, names.labels]) as reader:
+            there: Counter[str] = Counter()
+            for partition, end in reader.end().items():
+                there[partition.topic] += end
         connector.close()
     except ConnectorError as error:
         return Finding(False, f"topics: {error}")
-    texts, labels = there.get(topics.texts, 0), there.get(topics.labels, 0)
+    texts, labels = there[names.texts], there[names.labels]
     return Finding(
         True,
-        f"topics: reads {topics.texts} (at {texts}) and {topics.labels} (at {labels}), "
-        f"writes {topics.scores}, {topics.alerts} and {topics.dead_letters}, by the {config.connector.kind} connector",
+        f"topics: reads {names.texts} (at {texts}) and {names.labels} (at {labels}), "
+        f"writes {names.scores}, {names.alerts} and {names.dead_letters}, by the {config.connector.kind} connector",
     )
+
+
+def _formats(config: Config) -> Iterator[Finding]:
+    formats = config.records.formats
+    for kind in sorted(set(formats.values()) - {"json"}):
+        try:
+            SchemaRegistry(config.records.registry, kind).check()
+        except (FormatError, UnreachableError) as error:
+            yield Finding(False, f"formats: {error}")
+        else:
+            names = ", ".join(name for name, its in formats.items() if its == kind)
+            yield Finding(
+                True, f"formats: {names} in {kind}, with the schema registry at {config.records.registry.url}"
+            )
 
 
 def _device(config: Config) -> Finding:
@@ -73,6 +110,16 @@ def _model(config: Config) -> Finding:
     where = "offline" if is_local(config.model.encoder) else "from the Hugging Face hub"
     begin = f"make one with `relearnd fit` (from {config.model.encoder}, {where})"
     return Finding(False, f"model: none in {registry.directory}; {begin}")
+
+
+def _store(config: Config) -> Finding:
+    try:
+        store = open_store(config)
+        if store is not None:
+            store.check()
+    except StoreError as error:
+        return Finding(False, f"registry.url: {error}")
+    return Finding(True, f"store: promoted versions are copied to {config.registry.url}, and scorers fetch them there")
 
 
 def _detectors(config: Config) -> Finding:

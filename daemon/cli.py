@@ -5,6 +5,7 @@
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -21,12 +22,18 @@ from learners.errors import LearnerError
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 models = typer.Typer(no_args_is_help=True, help="Look at the model versions, and steer which one is live.")
 app.add_typer(models, name="models")
+topics = typer.Typer(no_args_is_help=True, help="Make the topics that the connector needs, and look them over.")
+app.add_typer(topics, name="topics")
+dead_letters = typer.Typer(no_args_is_help=True, help="Look at what could not be read, and send it back.")
+app.add_typer(dead_letters, name="dead-letters")
 
 ConfigPath = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file; without it, the defaults.")]
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY.PATH=VALUE", help="Over the file and the environment; may repeat.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+OfReason = Annotated[str | None, typer.Option(metavar="REASON", help="Only those of this reason.")]
+OfOrigin = Annotated[str | None, typer.Option(metavar="TOPIC", help="Only those from this topic.")]
 
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -98,11 +105,15 @@ def check(
     """Validate the config, connect to what it names, and say what would happen."""
     from daemon.check import findings
 
+    _print_findings(findings(_load(config, set_)))
+
+
+def _print_findings(found: Iterable[tuple[bool, str]]) -> None:
     failed = False
-    for finding in findings(_load(config, set_)):
-        failed = failed or not finding.ok
-        out.print("[green]ok  [/green]" if finding.ok else "[red]fail[/red]", end=" ")
-        out.print(finding.sentence, markup=False)
+    for ok, sentence in found:
+        failed = failed or not ok
+        out.print("[green]ok  [/green]" if ok else "[red]fail[/red]", end=" ")
+        out.print(sentence, markup=False)
     if failed:
         raise typer.Exit(1)
 
@@ -243,6 +254,66 @@ def models_promote(version: str, config: ConfigPath = None, set_: Overrides = []
 def models_rollback(config: ConfigPath = None, set_: Overrides = []) -> None:  # noqa: B006
     """Go back to the champion's parent."""
     _steer(_load(config, set_), "rollback", {})
+
+
+@topics.command("create")
+def topics_create(config: ConfigPath = None, set_: Overrides = []) -> None:  # noqa: B006
+    """Make the topics that are missing. Those there are stay as they are."""
+    from daemon.topics import create, needs_none
+
+    settings = _load(config, set_)
+    if (because := needs_none(settings)) is not None:
+        out.print(because)
+        return
+    made = create(settings)
+    out.print(f"made {', '.join(made)}" if made else "every topic is there", markup=False)
+
+
+@topics.command("check")
+def topics_check(config: ConfigPath = None, set_: Overrides = []) -> None:  # noqa: B006
+    """Compare the topics there are with what the config asks of them; exit status 1 when they fall short."""
+    from daemon.topics import needs_none, reports, sentences
+
+    settings = _load(config, set_)
+    if (because := needs_none(settings)) is not None:
+        out.print(because)
+        return
+    _print_findings(sentences(reports(settings)))
+
+
+@dead_letters.command("list")
+def dead_letters_list(
+    reason: OfReason = None,
+    origin: OfOrigin = None,
+    count: Annotated[int, typer.Option("--count", "-n", help="The last N; 0 for all.", min=0)] = 20,
+    config: ConfigPath = None,
+    as_json: AsJson = False,
+    set_: Overrides = [],  # noqa: B006
+) -> None:
+    """What was set aside and why, the newest last."""
+    from daemon.dead_letters import Filter, print_letters
+
+    print_letters(_load(config, set_), Filter.of(reason, origin), count, out, as_json=as_json)
+
+
+@dead_letters.command("replay")
+def dead_letters_replay(
+    reason: OfReason = None,
+    origin: OfOrigin = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many it would be.")] = False,
+    config: ConfigPath = None,
+    set_: Overrides = [],  # noqa: B006
+) -> None:
+    """Send the messages back to the topics they came from, each once however often this is run."""
+    from daemon.dead_letters import Filter, replay
+
+    done = replay(_load(config, set_), Filter.of(reason, origin), dry_run=dry_run)
+    for topic, sent in done.sent.items():
+        out.print(f"{sent} {'would go' if dry_run else 'sent'} back to {topic}", markup=False)
+    if not done.sent:
+        out.print("nothing to send that has not been sent before")
+    if done.cut:
+        out.print(f"{done.cut} too_large were cut when they were set aside; send them again from where they came from")
 
 
 @app.command()

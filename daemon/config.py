@@ -3,30 +3,18 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from connectors.kafka.settings import KafkaSettings
+from connectors.seconds import UNITS
+from connectors.seconds import Seconds as Seconds
+from connectors.seconds import format_seconds as format_seconds
+from connectors.seconds import parse_seconds as parse_seconds
+from daemon.formats.settings import AlertsShape, Format, LabelsShape, SchemaRegistrySettings, ScoresShape, TextsShape
 from learners.job import Method
 
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-MINUTE, HOUR, DAY = _UNITS["m"], _UNITS["h"], _UNITS["d"]
+MINUTE, HOUR, DAY = UNITS["m"], UNITS["h"], UNITS["d"]
 
-
-def parse_seconds(value: object) -> object:
-    """`"90s"`, `"15m"`, `"6h"`, `"7d"` or a number of seconds, as a number of seconds."""
-    if isinstance(value, str) and value[-1:] in _UNITS:
-        return float(value[:-1]) * _UNITS[value[-1]]
-    return value
-
-
-def format_seconds(value: float) -> str:
-    """The largest unit that holds `value` whole: 5400 is `"90m"`."""
-    for unit in ("d", "h", "m"):
-        if value and value % _UNITS[unit] == 0:
-            return f"{value / _UNITS[unit]:g}{unit}"
-    return f"{value:g}s"
-
-
-Seconds = Annotated[float, BeforeValidator(parse_seconds), PlainSerializer(format_seconds), Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -68,10 +56,11 @@ class JsonlConfig(Section):
 class ConnectorConfig(Section):
     """Where the topics are."""
 
-    kind: Literal["local", "jsonl"] = Field(
-        "local", description="`local`: one SQLite file, safe between processes. `jsonl`: files."
+    kind: Literal["local", "kafka", "jsonl"] = Field(
+        "local", description="`local`: one SQLite file, safe between processes. `kafka`: Apache Kafka. `jsonl`: files."
     )
     local: LocalConfig = LocalConfig()
+    kafka: KafkaSettings = KafkaSettings()
     jsonl: JsonlConfig = JsonlConfig()
 
 
@@ -81,6 +70,28 @@ class RecordsConfig(Section):
     max_text_chars: int = Field(20_000, gt=0, description="Longest text, in characters.")
     max_record_bytes: int = Field(262_144, gt=0, description="Largest message, in bytes.")
     max_future: Seconds = Field(DAY, description="How far ahead of the clock a timestamp may be.")
+    texts: TextsShape = TextsShape()
+    labels: LabelsShape = LabelsShape()
+    scores: ScoresShape = ScoresShape()
+    alerts: AlertsShape = AlertsShape()
+    registry: SchemaRegistrySettings = SchemaRegistrySettings()
+
+    @model_validator(mode="after")
+    def _schemas_have_a_registry(self) -> "RecordsConfig":
+        for name, kind in self.formats.items():
+            if kind != "json" and not self.registry.url:
+                raise ValueError(f"records.{name}.format is {kind}, and that needs records.registry.url")
+        return self
+
+    @property
+    def formats(self) -> dict[str, Format]:
+        """The format of each topic that may have another than JSON."""
+        return {
+            "texts": self.texts.format,
+            "labels": self.labels.format,
+            "scores": self.scores.format,
+            "alerts": self.alerts.format,
+        }
 
 
 class ModelConfig(Section):
@@ -96,6 +107,16 @@ class ModelConfig(Section):
         "auto", description="`auto`: bfloat16 where the GPU or CPU has instructions for it, else float32."
     )
     threads: int = Field(0, ge=0, description="CPU threads for a forward pass; 0 leaves it to torch.")
+
+
+class RegistryConfig(Section):
+    """Where scorers on other machines get the versions that go live."""
+
+    url: str = Field(
+        "",
+        description="A folder, by path or URL (`/mnt/models`, `s3://bucket/models`), that each promoted version is "
+        "copied to and that scorers fetch it from; empty where they can read `models/` in `home`.",
+    )
 
 
 class ScorerConfig(Section):
@@ -272,6 +293,7 @@ class Config(Section):
     connector: ConnectorConfig = ConnectorConfig()
     records: RecordsConfig = RecordsConfig()
     model: ModelConfig = ModelConfig()
+    registry: RegistryConfig = RegistryConfig()
     scorer: ScorerConfig = ScorerConfig()
     labels: LabelsConfig = LabelsConfig()
     memory: MemoryConfig = MemoryConfig()

@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from connectors.topic import FencedError, Message, Partition, Positions
+from connectors.topic import FencedError, Message, Outgoing, Partition, Positions
 from daemon.champion import CauseOfRollback, Champion, Reign
 from daemon.config import Config
 from daemon.drift.monitor import Alarm
@@ -21,9 +21,12 @@ from daemon.intake import Intake
 from daemon.memory import Memory
 from daemon.metrics import Metrics
 from daemon.outbox import Outbox
+from daemon.publisher import Publisher
+from daemon.records import Alert
 from daemon.registry import Registry, RegistryError
 from daemon.state import Blobs, Commands, Decisions, ReadPositions, transaction
 from daemon.steering import REFUSED
+from daemon.store import open_store
 from daemon.training import Judgement, Training
 from daemon.triggers import Schedule, Situation, decide
 from daemon.waiting import Waiting
@@ -53,7 +56,8 @@ class Controller:
         self.outbox = Outbox(db)
         self.memory = Memory(db, config.memory)
         self.waiting = Waiting(db, config.labels)
-        self.reign = Reign(db, config, registry)
+        store = open_store(config)
+        self.reign = Reign(db, config, registry, Publisher(store, registry, metrics) if store else None)
         self.training = Training(db, config, registry, self.memory, self.waiting)
         self.intake = Intake(db, config, metrics, self.memory, self.waiting)
         #: What has been noticed and not yet acted on; stored with each step.
@@ -74,6 +78,7 @@ class Controller:
                 champion = self.reign.begin(now, self.memory.newest())
                 if champion is not None:
                     self._rebase(champion, [], now)
+            self.reign.announce()
             self._save()
         self.training.supervise()
         return self.champion
@@ -82,8 +87,11 @@ class Controller:
         """Where to read on."""
         return self._positions.load()
 
-    def step(self, messages: Sequence[Message], positions: Positions, now: float) -> None:
-        """Take `messages`, read up to `positions`, and act on what is known; `now` is the stream's clock."""
+    def step(self, messages: Sequence[Message], positions: Positions, now: float, alerts: Sequence[Alert] = ()) -> None:
+        """Take `messages`, read up to `positions`, and act on what is known; `now` is the stream's clock.
+
+        `alerts` are about the reading itself, and go out with what this step has to say.
+        """
         started = time.perf_counter()
         with transaction(self._db):
             self._require_ownership()
@@ -98,10 +106,15 @@ class Controller:
             if judgement is not None:
                 self._conclude(judgement, now)
             self._consider(now)
+            self.reign.announce()
+            for alert in alerts:
+                self._metrics.alerts.labels(alert.status).inc()
+                value = self.intake.alerts.encode(alert)
+                self.outbox.put(Outgoing(self._config.topics.alerts, value, alert.key.encode()))
             if now - self._housekept >= HOUSEKEEPING:
                 self._housekept = now
                 self.intake.expire(now)
-            if messages:
+            if messages or alerts:
                 self._positions.save(positions)
             self._save()
         if judgement is not None:

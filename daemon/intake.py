@@ -4,7 +4,8 @@ Everything here happens inside the controller's step, and every part's state is 
 """
 
 import sqlite3
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,7 +21,7 @@ from daemon.memory import Labelled, Memory
 from daemon.metrics import Metrics
 from daemon.outbox import Outbox
 from daemon.prequential import Prequential
-from daemon.records import Alert, DeadLetter, Decoder, Label, Reason, Score, decode_sketch, encode, utc
+from daemon.records import Alert, DeadLetter, Decoder, Encoder, Label, Reason, Score, decode_sketch, utc
 from daemon.scorer import dead_letter
 from daemon.state import Blobs
 from daemon.waiting import Answer, Joined, Scored, Waiting
@@ -55,11 +56,25 @@ class Intake:
         self._changed = False
         self._scores = Decoder(Score, config.records)
         self._labels = Decoder(Label, config.records)
+        self.alerts = Encoder(Alert, config.topics.alerts, config.records)
         self.probation = Probation(db, config)
         self.monitor = DriftMonitor(config.drift, config.seed)
         self.spikes = SpikeWatch(config.alerts, "")
         self.prequential = Prequential("", window=config.triggers.accuracy.window, max_slices=MAX_SLICES)
         self._restore()
+
+    def fetch(self, messages: Sequence[Message], stop: threading.Event, waiting: Callable[[], None]) -> bool:
+        """Ask the schema registry, if there is one, for what taking `messages` needs; see `Decoder.fetch`.
+
+        Before the step: its transaction must not wait for a network.
+        """
+        scores = [message for message in messages if message.topic == self._config.topics.scores]
+        labels = [message for message in messages if message.topic != self._config.topics.scores]
+        return (
+            self.alerts.open(stop, waiting)
+            and self._scores.fetch(scores, stop, waiting)
+            and self._labels.fetch(labels, stop, waiting)
+        )
 
     def take(self, messages: Sequence[Message], champion: Champion | None, now: float) -> News:
         """Take messages of the scores and labels topics, oldest first."""
@@ -195,7 +210,7 @@ class Intake:
         self._metrics.alerts.labels(alert.status).inc()
         story = {"key": alert.key, "share": round(alert.value, 3), "usual": round(alert.baseline, 3)}
         log.warning(f"alert {alert.status}", name=alert.name, severity=alert.severity, **story)
-        self._outbox.put(Outgoing(self._config.topics.alerts, encode(alert), alert.key.encode()))
+        self._outbox.put(Outgoing(self._config.topics.alerts, self.alerts.encode(alert), alert.key.encode()))
 
     def _take_labels(self, labels: Sequence[Label], now: float) -> list[Joined]:
         joined = []

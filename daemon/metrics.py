@@ -6,11 +6,14 @@ Every label has a small fixed set of values. Model versions grow without end, so
 
 import itertools
 import math
+import threading
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple, TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
+from connectors.topic import Positions
 from daemon.records import Reason
 from daemon.triggers import TriggerName
 
@@ -57,6 +60,8 @@ class Metrics:
     def __init__(self, version: str, *, detectors: Iterable[tuple[str, str]] = ()) -> None:
         self.registry = CollectorRegistry()
         self.entries: list[Entry] = []
+        self._lag_lock = threading.Lock()
+        self._lag_of: defaultdict[str, set[int]] = defaultdict(set)
         self._scoring()
         self._stream()
         self._drift(detectors)
@@ -71,6 +76,16 @@ class Metrics:
         """Name the version that scores from now on."""
         self.model_info.clear()
         self.model_info.labels(version=version).set(1)
+
+    def measure_lag(self, topic: str, read: Positions, end: Positions) -> None:
+        """Of `topic` (its name in `topics`), how far `read` is behind `end`; only partitions in both have a series."""
+        behind = {partition.number: end[partition] - offset for partition, offset in read.items() if partition in end}
+        with self._lag_lock:
+            for gone in self._lag_of[topic] - behind.keys():
+                self.lag.remove(topic, gone)
+            self._lag_of[topic] = set(behind)
+            for number, messages in behind.items():
+                self.lag.labels(topic, number).set(max(0, messages))
 
     def _scoring(self) -> None:
         self.texts_scored = self._counter("relearnd_texts_scored_total", "Texts scored and committed.")
@@ -87,7 +102,16 @@ class Metrics:
 
     def _stream(self) -> None:
         self.lag = self._gauge(
-            "relearnd_lag_messages", "Messages in the topic that are not read yet.", {"topic": TOPICS}
+            "relearnd_lag_messages",
+            "Messages that this process has not read yet, or has not answered, in the partitions that are its own.",
+            {"topic": TOPICS, "partition": OPEN},
+        )
+        self.messages_lost = self._counter(
+            "relearnd_messages_lost_total", "Messages that retention removed before they were read.", {"topic": TOPICS}
+        )
+        self.stale_batches = self._counter(
+            "relearnd_stale_batches_total",
+            "Batches of texts dropped because their partitions had gone to another scorer; they are scored there.",
         )
         self.dead_letters = self._counter(
             "relearnd_dead_letters_total",
@@ -168,7 +192,12 @@ class Metrics:
             "relearnd_swap_seconds", "Loading and warming a new champion beside the old one, in seconds.", SWAP_SECONDS
         )
         self.model_load_failures = self._counter(
-            "relearnd_model_load_failures_total", "Announced models that a scorer could not load; it kept the old one."
+            "relearnd_model_load_failures_total",
+            "Attempts of a scorer to load an announced model that failed; it kept the old one.",
+        )
+        self.model_publish_failures = self._counter(
+            "relearnd_model_publish_failures_total",
+            "Attempts to copy a promoted model to `registry.url` that failed; scorers keep the old one meanwhile.",
         )
 
     def _alerts(self) -> None:

@@ -4,12 +4,13 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from heapq import merge
 from io import BufferedIOBase
 from itertools import chain
 from pathlib import Path
 from typing import cast
 
-from connectors.topic import Outgoing
+from connectors.topic import ConnectorError, Message, Outgoing, Partition, Reader
 from daemon.config import Config
 from daemon.connect import open_connector
 from daemon.rows import lines
@@ -22,6 +23,12 @@ CHUNK = 1 << 20
 
 #: Messages read at once.
 READ = 1_000
+
+#: How long a read waits for messages, in seconds.
+WAIT = 1.0
+
+#: A topic that is silent for this long before its end is not well, in seconds: another broker takes over sooner.
+SILENCE = 60.0
 
 #: With a rate, lines are sent this often, in seconds: finer than a person sees, coarser than a write.
 TICK = 0.05
@@ -71,11 +78,51 @@ def tail_lines(config: Config, topic: str, count: int, follow: bool) -> Iterator
     """The last `count` records of `topic` (0: all), then, if asked to follow, each that comes."""
     connector = open_connector(config)
     with connector.reader([topic]) as reader:
-        end = reader.end()
-        kept: deque[bytes] = deque(maxlen=count or None)
-        while any(reader.positions().get(partition, 0) < offset for partition, offset in end.items()):
-            kept.extend(message.value for message in reader.poll(READ, 0.0))
-        yield from (value.decode("utf-8", "replace") for value in kept)
+        # A position in a file of lines must be the start of one, and only reading on tells where those are.
+        step = 2 * count if config.connector.kind != "jsonl" else 0
+        for messages in (_last(reader, count, step),) if count else up_to_now(reader):
+            yield from map(_line, messages)
         while follow:
-            yield from (message.value.decode("utf-8", "replace") for message in reader.poll(READ, 1.0))
+            yield from map(_line, reader.poll(READ, WAIT))
     connector.close()
+
+
+def up_to_now(reader: Reader) -> Iterator[list[Message]]:
+    """All messages from where `reader` is to the present end, in batches.
+
+    Raises:
+        ConnectorError: nothing comes although there is more.
+    """
+    end, heard = reader.end(), time.monotonic()
+    while behind := [p for p, offset in end.items() if reader.positions().get(p, 0) < offset]:
+        messages = reader.poll(READ, WAIT)
+        if messages:
+            heard = time.monotonic()
+            yield messages
+        elif time.monotonic() - heard > SILENCE:
+            raise ConnectorError(
+                f"topic {behind[0].topic!r} ends at offset {end[behind[0]]}, but nothing has come for {SILENCE:g} s; "
+                "look whether its brokers are well, or whether the last line of its file has no end"
+            )
+
+
+def _last(reader: Reader, count: int, step: int) -> list[Message]:
+    """The last `count` messages, the newest last, of all the partitions together.
+
+    Looks `step` offsets before each partition's end, and further if that was too little: offsets may have holes. A
+    `step` of 0 reads everything.
+    """
+    start, end = reader.positions(), reader.end()
+    while True:
+        since = {p: max(start.get(p, 0), end[p] - step) for p in end} if step else start
+        reader.seek(since)
+        kept: dict[Partition, deque[Message]] = {partition: deque(maxlen=count) for partition in end}
+        for message in chain.from_iterable(up_to_now(reader)):
+            kept[Partition(message.topic, message.partition)].append(message)
+        if all(len(kept[p]) == count or since.get(p, 0) <= start.get(p, 0) for p in end):
+            return list(merge(*kept.values(), key=lambda message: message.timestamp))[-count:]
+        step *= 8
+
+
+def _line(message: Message) -> str:
+    return message.value.decode("utf-8", "replace")

@@ -81,6 +81,7 @@ _OPEN_LABELS = {
     "detector": "`kind` of `drift.detectors`",
     "signal": "`signal` of `drift.detectors`",
     "version": "one at a time",
+    "partition": "number",
 }
 
 _QUERIES = {

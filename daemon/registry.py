@@ -4,9 +4,9 @@ import hashlib
 import shutil
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from daemon.errors import RelearndError
 from learners.disk import fsync
@@ -15,6 +15,10 @@ MANIFEST = "manifest.json"
 
 #: Read size while hashing: large enough that Python's overhead is lost in the hashing.
 CHUNK = 1 << 20
+
+
+#: The name of a file in a version's folder: never a path out of it, and never a hidden file.
+FileName = Annotated[str, StringConstraints(pattern=r"^[^./\\\x00][^/\\\x00]*$", max_length=255)]
 
 
 class RegistryError(RelearndError):
@@ -35,7 +39,7 @@ class Manifest(BaseModel):
     labels: list[str]
     data_sha256: str
     seed: int
-    files: dict[str, str]
+    files: dict[FileName, str]
     sha256: str
     decision: dict[str, Any]
 
@@ -67,18 +71,14 @@ class Registry:
             known = ", ".join(sorted(self._versions())) or "none"
             raise RegistryError(f"{version!r}: no such version in {self.directory}; there are: {known}")
         path = self.path(version) / MANIFEST
-        try:
-            manifest = Manifest.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the manifest"
-            raise RegistryError(f"{path} is corrupt: {where}: {first['msg']}; restore it or its folder") from error
-        if manifest.version != version:
-            raise RegistryError(f"{path} is of version {manifest.version!r}; a version's folder has its name")
-        return manifest
+        return parse_manifest(path.read_bytes(), version, path)
 
     def has(self, version: str) -> bool:
         return version in self._versions()
+
+    def holds(self, version: str, sha256: str) -> bool:
+        """Whether `version` is here and is the one announced as `sha256`."""
+        return self.has(version) and self.manifest(version).sha256 == sha256
 
     def _versions(self) -> list[str]:
         # Hidden folders are copies that were not finished.
@@ -110,7 +110,7 @@ class Registry:
             if existing.job != job:
                 raise RegistryError(f"{version} exists already, from {existing.job}; versions are never rewritten")
             return existing
-        files = {path.name: _sha256(path) for path in sorted(candidate.iterdir()) if path.name != MANIFEST}
+        files = {path.name: sha256_of(path) for path in sorted(candidate.iterdir()) if path.name != MANIFEST}
         manifest = Manifest(
             version=version,
             parent=parent,
@@ -139,19 +139,48 @@ class Registry:
         manifest = self.manifest(version)
         if sha256 is not None and manifest.sha256 != sha256:
             raise RegistryError(f"{version}: announced with sha256 {sha256}, the registry has {manifest.sha256}")
-        if _digest(manifest.files) != manifest.sha256:
-            path = self.path(version) / MANIFEST
-            raise RegistryError(f"{path} is corrupt (its sha256 is not that of its files); restore it or its folder")
-        for name, expected in manifest.files.items():
-            path = self.path(version) / name
-            if not path.is_file():
-                raise RegistryError(f"{path} is missing; restore it or promote another version")
-            if _sha256(path) != expected:
-                raise RegistryError(f"{path} is corrupt (sha256 differs); restore it or promote another version")
+        verify_files(self.path(version), manifest)
         return self.path(version)
 
 
-def _sha256(path: Path) -> str:
+def parse_manifest(content: bytes, version: str, where: object) -> Manifest:
+    """The manifest of `version`, read at `where`: sound in itself, its files not looked at.
+
+    Raises:
+        RegistryError: it is none, or another version's.
+    """
+    try:
+        manifest = Manifest.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the manifest"
+        raise RegistryError(f"{where} is corrupt: {field}: {first['msg']}; restore it or its folder") from error
+    if manifest.version != version:
+        raise RegistryError(f"{where} is of version {manifest.version!r}; a version's folder has its name")
+    return manifest
+
+
+def verify_files(directory: Path, manifest: Manifest, where: object = None) -> None:
+    """Every file in `directory` is what `manifest` says, and so is the manifest; they came from `where`.
+
+    Raises:
+        RegistryError: a file is missing or changed, or the manifest's sha256 is not that of its files.
+    """
+    where = where or directory
+    if _digest(manifest.files) != manifest.sha256:
+        raise RegistryError(
+            f"{where}/{MANIFEST} is corrupt (its sha256 is not that of its files); restore it or its folder"
+        )
+    for name, expected in manifest.files.items():
+        path = directory / name
+        if not path.is_file():
+            raise RegistryError(f"{where}/{name} is missing; restore it or promote another version")
+        if sha256_of(path) != expected:
+            raise RegistryError(f"{where}/{name} is corrupt (sha256 differs); restore it or promote another version")
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's content, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):

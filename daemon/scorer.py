@@ -2,7 +2,8 @@
 
 The stages are plain functions over a batch; a backtest calls them one after the other, the daemon runs each in a
 thread with bounded queues between them. Scores, dead letters and the positions they were read from are written in
-one atomic step, so every text that was read has exactly one answer.
+one atomic step, so every text that was read has exactly one answer. A batch whose partitions have gone to another
+scorer meanwhile is dropped: its texts are scored there.
 """
 
 import threading
@@ -13,17 +14,21 @@ from datetime import UTC, datetime
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 
-from connectors.topic import Connector, Message, Outgoing, Partition, Positions
+from connectors.topic import Connector, Message, Outgoing, Partition, Positions, StaleError
 from daemon.config import Config
 from daemon.engine import Engine
 from daemon.hashing import unit_hash
+from daemon.losses import Losses
 from daemon.metrics import Metrics
 from daemon.pipe import Pipe
-from daemon.records import DeadLetter, Decoder, Score, Text, encode, encode_sketch
+from daemon.records import Alert, DeadLetter, Decoder, Encoder, Score, Text, encode, encode_sketch
 from daemon.swap import Swapper
 from learners.model import Tokens
 from learners.scoring import Scored
+
+log = structlog.get_logger(__name__)
 
 #: The consumer group of all scorers.
 GROUP = "relearnd-scorer"
@@ -31,10 +36,13 @@ GROUP = "relearnd-scorer"
 #: How long a stage waits before it looks whether it should stop, in seconds.
 WAIT = 0.2
 
+#: Lag is measured this often, in seconds: a broker has to be asked for it, and no batch should wait for that.
+LAG_EVERY = 1.0
+
 
 @dataclass(frozen=True)
 class Prepared:
-    """Texts of one read, tokenised for `engine`; `keys` are their messages' keys."""
+    """Texts of one read, tokenised for `engine`; `keys` are their messages' keys, `claim` is the reader's then."""
 
     engine: Engine
     texts: list[Text]
@@ -43,6 +51,7 @@ class Prepared:
     dead: list[DeadLetter]
     positions: dict[Partition, int]
     read_at: float
+    claim: int
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,7 @@ def prepare(
     positions: dict[Partition, int],
     now: datetime,
     read_at: float,
+    claim: int = 0,
 ) -> Prepared:
     """Decode and tokenise; what does not decode becomes a dead letter."""
     texts, keys, dead = [], [], []
@@ -69,21 +79,23 @@ def prepare(
             texts.append(decoded)
             keys.append(message.key)
     tokens = engine.tokenise([text.text for text in texts])
-    return Prepared(engine, texts, keys, tokens, dead, positions, read_at)
+    return Prepared(engine, texts, keys, tokens, dead, positions, read_at, claim)
 
 
 def forward(prepared: Prepared) -> Forwarded:
     return Forwarded(prepared, prepared.engine.score(prepared.tokens))
 
 
-def answers(forwarded: Forwarded, config: Config, now: datetime) -> list[Outgoing]:
+def answers(
+    forwarded: Forwarded, config: Config, now: datetime, encode_score: Callable[[Score], bytes] = encode
+) -> list[Outgoing]:
     """The scores and dead letters of a batch, as messages: one for each text read."""
     prepared, topics = forwarded.prepared, config.topics
     labels = prepared.engine.labels
     messages = [
         Outgoing(
             topics.scores,
-            encode(_score(text, row, sketch, labels, prepared.engine.version, now, config.scorer.sketch_share)),
+            encode_score(_score(text, row, sketch, labels, prepared.engine.version, now, config.scorer.sketch_share)),
             key,
         )
         for text, key, row, sketch in zip(
@@ -94,7 +106,11 @@ def answers(forwarded: Forwarded, config: Config, now: datetime) -> list[Outgoin
 
 
 def dead_letter(letter: DeadLetter, topic: str) -> Outgoing:
-    headers = {"reason": letter.reason.value, "origin": f"{letter.topic}/{letter.partition}/{letter.offset}"}
+    headers = {
+        "reason": letter.reason.value,
+        "origin": f"{letter.topic}/{letter.partition}/{letter.offset}",
+        "time": letter.at.isoformat(),  # RFC 3339
+    }
     return Outgoing(topic, encode(letter), None, headers)
 
 
@@ -129,12 +145,18 @@ class Scorer:
         metrics: Metrics,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._reader = connector.reader([config.topics.texts], group=GROUP)
+        self._reader = connector.reader([config.topics.texts], group=GROUP, shared=True)
         self._writer = connector.writer()
         self._swapper = swapper
         self._config = config
         self._metrics = metrics
         self._clock = clock
+        self._losses = Losses(config.topics, metrics)
+        self._texts = Decoder(Text, config.records)
+        self._scores = Encoder(Score, config.topics.scores, config.records)
+        self._alerts = Encoder(Alert, config.topics.alerts, config.records)
+        self._writing = threading.Lock()
+        self._lag_measured = float("-inf")
         self._prepared: Pipe[Prepared] = Pipe(config.scorer.queue)
         self._forwarded: Pipe[Forwarded] = Pipe(config.scorer.queue)
         self._failure: BaseException | None = None
@@ -153,20 +175,34 @@ class Scorer:
             raise self._failure
 
     def _prepare(self, stop: threading.Event) -> None:
-        decoder = Decoder(Text, self._config.records)
-        while not stop.is_set() and self._failure is None:
+        opened = self._scores.open(stop) and self._alerts.open(stop)
+        while opened and not stop.is_set() and self._failure is None:
             if self._swapper.wait(WAIT) is None:
-                self._measure_lag(self._reader.positions())
+                self._idle()
                 continue
             messages = self._reader.poll(self._config.scorer.max_texts, WAIT)
-            # Taken after the poll: a swap may have come while it waited.
+            claim = self._reader.claim
+            if not self._texts.fetch(messages, stop, self._idle):
+                break
+            # Taken after these: a swap may have come while they waited.
             engine = self._swapper.current
+            self._notice_losses(engine)
             if not messages or engine is None:
-                self._measure_lag(self._reader.positions())
+                self._idle()
                 continue
             positions, read_at = self._reader.positions(), time.perf_counter()
-            self._prepared.put(prepare(messages, engine, decoder, positions, self._now(), read_at))
+            self._prepared.put(prepare(messages, engine, self._texts, positions, self._now(), read_at, claim))
         self._prepared.finish()
+
+    def _idle(self) -> None:
+        """Nothing comes: say what would have gone out with the next scores."""
+        self._measure_lag(self._reader.positions())
+        if self._swapper.notices.waiting():
+            self._send([], None)
+
+    def _notice_losses(self, engine: Engine | None) -> None:
+        alerts = self._losses.notice(self._reader.lost, self._clock(), engine.version if engine else "")
+        self._swapper.notices.add(*alerts)
 
     def _forward(self) -> None:
         while (batch := self._prepared.get()) is not None:
@@ -178,9 +214,27 @@ class Scorer:
 
     def _write(self) -> None:
         while (batch := self._forwarded.get()) is not None:
-            positions = batch.prepared.positions
-            self._writer.write(answers(batch, self._config, self._now()), reader=self._reader, positions=positions)
+            try:
+                self._send(answers(batch, self._config, self._now(), self._scores.encode), batch.prepared)
+            except StaleError as error:
+                self._metrics.stale_batches.inc()
+                log.info("batch dropped", texts=len(batch.prepared.texts), because=str(error))
+                continue
             self._measure(batch.prepared)
+
+    def _send(self, messages: list[Outgoing], batch: Prepared | None) -> None:
+        """Write `messages`, the alerts that wait, and how far `batch` was read: all of it or nothing."""
+        with self._writing:
+            alerts = self._swapper.notices.waiting()
+            topic = self._config.topics.alerts
+            messages = messages + [Outgoing(topic, self._alerts.encode(alert), alert.key.encode()) for alert in alerts]
+            if batch is None:
+                self._writer.write(messages)
+            else:
+                self._writer.write(messages, reader=self._reader, positions=batch.positions, claim=batch.claim)
+            self._swapper.notices.sent(len(alerts))
+        for alert in alerts:
+            self._metrics.alerts.labels(alert.status).inc()
 
     def _measure(self, batch: Prepared) -> None:
         self._metrics.texts_scored.inc(len(batch.texts))
@@ -193,8 +247,9 @@ class Scorer:
 
     def _measure_lag(self, positions: Positions) -> None:
         """How many texts are not read, or read and not written."""
-        lag = sum(end - positions.get(partition, 0) for partition, end in self._reader.end().items())
-        self._metrics.lag.labels("texts").set(lag)
+        if time.monotonic() - self._lag_measured >= LAG_EVERY:
+            self._lag_measured = time.monotonic()
+            self._metrics.measure_lag("texts", positions, self._reader.end())
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)

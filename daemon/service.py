@@ -19,6 +19,7 @@ from daemon.config import Config
 from daemon.connect import open_connector
 from daemon.controller import Controller
 from daemon.errors import RelearndError
+from daemon.losses import Losses
 from daemon.metrics import Metrics
 from daemon.registry import Registry
 from daemon.scorer import Scorer
@@ -66,6 +67,7 @@ class ControllerLoop:
         self._config = config
         self._metrics = metrics
         self.controller = Controller(db, config, Registry(config.home / "models"), metrics)
+        self._losses = Losses(config.topics, metrics)
         self._reader = connector.reader([config.topics.scores, config.topics.labels], group=CONTROLLER_GROUP)
         self._writer = connector.writer()
         # What went out before a crash is not said again.
@@ -81,7 +83,11 @@ class ControllerLoop:
         try:
             while not stop.is_set():
                 messages = self._reader.poll(MAX_MESSAGES, WAIT)
-                self.controller.step(messages, self._reader.positions(), time.time())
+                if not self.controller.intake.fetch(messages, stop, self._alive):
+                    break
+                now, champion = time.time(), self.controller.champion
+                lost = self._losses.notice(self._reader.lost, now, champion.version if champion else "")
+                self.controller.step(messages, self._reader.positions(), now, lost)
                 self.controller.outbox.publish(self._writer, self._reader)
                 self.last_step = time.monotonic()
                 if self.last_step - committed > COMMIT_EVERY:
@@ -92,14 +98,17 @@ class ControllerLoop:
             self._writer.close()
             self._reader.close()
 
+    def _alive(self) -> None:
+        self.last_step = time.monotonic()
+
     def _report_progress(self) -> None:
         positions = self._reader.positions()
         self._writer.write([], reader=self._reader, positions=positions)
-        behind: dict[str, int] = {}
-        for partition, end in self._reader.end().items():
-            behind[partition.topic] = behind.get(partition.topic, 0) + end - positions.get(partition, 0)
+        end = self._reader.end()
         for name in ("scores", "labels"):
-            self._metrics.lag.labels(name).set(behind.get(getattr(self._config.topics, name), 0))
+            topic = getattr(self._config.topics, name)
+            read = {partition: offset for partition, offset in positions.items() if partition.topic == topic}
+            self._metrics.measure_lag(name, read, end)
 
 
 class Service:

@@ -3,25 +3,10 @@ import json
 import pytest
 import yaml
 
-from daemon.cli import main
 from daemon.config import Config
 from daemon.settings import load
 from tests.daemon.streams import drifting, write_jsonl
 from tests.sentences import sentence
-
-
-@pytest.fixture
-def relearnd(capsys, monkeypatch):
-    """Runs the command in this process; returns its exit status and what it printed."""
-
-    def run(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["relearnd", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out + printed.err
-
-    return run
 
 
 @pytest.fixture

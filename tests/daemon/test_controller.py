@@ -11,8 +11,9 @@ import pytest
 from connectors.topic import FencedError, Message, Partition
 from daemon.config import Config
 from daemon.controller import Controller
+from daemon.losses import Losses
 from daemon.metrics import Metrics
-from daemon.records import DeadLetter, ModelAnnouncement
+from daemon.records import Alert, DeadLetter, ModelAnnouncement
 from daemon.registry import Registry
 from daemon.state import Commands, open_state, transaction
 from learners.job import Rescored, read_rows
@@ -167,7 +168,7 @@ def everything(db: sqlite3.Connection) -> dict[str, list[Any]]:
     """All that the state holds, but for its random name, and where it is."""
     tables = [row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
     found = {table: sorted(db.execute(f"SELECT * FROM {table}").fetchall(), key=repr) for table in tables}
-    found["blobs"] = [row for row in found["blobs"] if row[0] not in ("outbox", "owner")]
+    found["blobs"] = [row for row in found["blobs"] if row[0] not in ("announced", "outbox", "owner")]
     found["outbox"] = [(seq, topic, json.loads(value) | {"uri": ""}) for seq, topic, _, value, _ in found["outbox"]]
     return found
 
@@ -241,3 +242,15 @@ def test_what_expires_is_counted(config):
     assert desk.value("scores_expired_total") == 1
     assert desk.value("labels_total", outcome="expired") == 1
     desk.close()
+
+
+def test_what_was_lost_before_it_was_read_is_alerted_with_the_step_and_told_once(desk):
+    lost = {Partition("scores"): 12}
+    losses = Losses(desk.config.topics, desk.metrics)
+    desk.controller.step([], {Partition("scores"): 12}, NOW, losses.notice(lost, NOW, "v1"))
+    desk.controller.step([], {Partition("scores"): 12}, NOW, losses.notice(lost, NOW, "v1"))
+    (alert,) = [Alert.model_validate_json(value) for value in desk.said("alerts")]
+    assert (alert.name, alert.key, alert.value) == ("messages-lost", "scores", 12)
+    # A controller that comes up now reads on behind the loss, and does not count it again.
+    assert desk.controller.positions() == {Partition("scores"): 12}
+    assert desk.value("messages_lost_total", topic="scores") == 12

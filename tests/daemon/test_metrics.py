@@ -5,6 +5,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from connectors.topic import Partition
 from daemon.metrics import Metrics
 from daemon.records import Reason
 
@@ -68,3 +69,24 @@ def test_only_the_champion_has_a_series() -> None:
     assert re.findall(r"^relearnd_model_info.*$", exposition, re.MULTILINE) == [
         'relearnd_model_info{version="v99"} 1.0'
     ]
+
+
+def test_lag_is_that_of_the_partitions_that_are_ours_now() -> None:
+    metrics = Metrics("0")
+    first, second, third = (Partition("news", number) for number in range(3))
+
+    def lag() -> dict[str, str]:
+        lines = re.findall(r'^relearnd_lag_messages\{partition="(\d)",topic="texts"\} (.*)$', shown(), re.MULTILINE)
+        return dict(lines)
+
+    def shown() -> str:
+        return text(metrics.registry).decode()
+
+    metrics.measure_lag("texts", {first: 5, second: 7}, {first: 9, second: 7})
+    metrics.measure_lag("labels", {third: 1}, {third: 2})
+    assert lag() == {"0": "4.0", "1": "0.0"}
+
+    # The first went to another scorer, and its last batch was measured after that.
+    metrics.measure_lag("texts", {first: 6, second: 8}, {second: 10, third: 1})
+    assert lag() == {"1": "2.0"}
+    assert 'relearnd_lag_messages{partition="2",topic="labels"} 1.0' in shown()

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 import pytest
 
 from connectors.local import LocalConnector
-from connectors.topic import FencedError, Outgoing
+from connectors.topic import Connector, FencedError, Outgoing, Partition
 from daemon.config import Config
 from daemon.metrics import Metrics
-from daemon.records import DeadLetter, ModelAnnouncement, Score, encode
+from daemon.records import Alert, DeadLetter, ModelAnnouncement, Score, encode
 from daemon.registry import Manifest, Registry
 from daemon.scorer import Scorer
 from daemon.swap import Swapper
@@ -24,11 +24,11 @@ SOON = 30.0
 class Bench:
     """A scorer at work on a local log, and hands to feed it and read from it."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, connector: Connector | None = None) -> None:
         self.config = config
         self.metrics = Metrics("test")
         self.registry = Registry(config.home / "models")
-        self.connector = LocalConnector(config.home / "topics.db")
+        self.connector = connector or LocalConnector(config.home / "topics.db")
         self._writer = self.connector.writer()
         self._answers = self.connector.reader([config.topics.scores, config.topics.dead_letters])
         self._stop = threading.Event()
@@ -77,6 +77,18 @@ class Bench:
                 break
         assert len(found) == count
         return found
+
+    def alerts(self, count: int) -> list[Alert]:
+        """The first `count` alerts, waiting for them; then none may follow."""
+        wait_for(lambda: self.connector_end(self.config.topics.alerts) >= count)
+        with self.connector.reader([self.config.topics.alerts]) as reader:
+            messages = reader.poll(1_000, 0.0)
+        assert len(messages) == count
+        return [Alert.model_validate_json(message.value) for message in messages]
+
+    def connector_end(self, topic: str) -> int:
+        with self.connector.reader([topic]) as reader:
+            return reader.end()[Partition(topic)]
 
 
 @pytest.fixture
@@ -182,9 +194,51 @@ def test_a_model_that_is_not_what_was_announced_is_refused_and_the_old_one_score
     weights = bench.registry.path(second_version(bench).version) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"!")
     bench.announce(bench.registry.manifest("v2"))
-    wait_for(lambda: bench.metrics.registry.get_sample_value("relearnd_model_load_failures_total") == 1)
+    wait_for(lambda: bench.metrics.registry.get_sample_value("relearnd_model_load_failures_total"))
     bench.send(text_row(1))
     assert [score.model for score in bench.answers(1)] == ["v1"]
+
+
+def test_a_first_model_that_cannot_be_loaded_is_alerted_though_nothing_is_scored(bench):
+    weights = bench.registry.path("v1") / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + b"!")
+    bench.announce(bench.registry.manifest("v1"))
+    bench.start()
+    bench.send(text_row(0))
+    (alert,) = bench.alerts(1)
+    assert (alert.status, alert.name, alert.key, alert.model) == ("firing", "model-not-loaded", "v1", "")
+    assert f"{weights} is corrupt" in alert.because
+
+    weights.write_bytes(whole)
+    assert [score.id for score in bench.answers(1)] == ["t0"]
+    over = bench.alerts(2)[1]
+    assert (over.status, over.key, over.model) == ("resolved", "v1", "v1")
+    assert over.starts_at == alert.starts_at < over.ends_at
+
+
+def test_a_version_that_is_not_loaded_is_alerted_once_and_a_better_one_ends_that(bench):
+    bench.announce(bench.registry.manifest("v1"))
+    bench.start()
+    wait_for(lambda: bench.swapper.current is not None)
+    second = second_version(bench)
+    bench.announce(second, sha256="0" * 64)
+    value = bench.metrics.registry.get_sample_value
+    wait_for(lambda: value("relearnd_model_load_failures_total") >= 2)
+    assert [(one.status, one.key, one.model) for one in bench.alerts(1)] == [("firing", "v2", "v1")]
+
+    bench.announce(second)
+    assert [(one.status, one.key, one.model) for one in bench.alerts(2)][1] == ("resolved", "v2", "v2")
+    assert value("relearnd_alerts_total", {"status": "firing"}) == 1
+
+
+def test_who_comes_late_loads_only_the_last_champion(bench):
+    second = second_version(bench)
+    for manifest in [bench.registry.manifest("v1"), second] * 400:
+        bench.announce(manifest)
+    bench.swapper.follow(0.0)
+    assert bench.swapper.current.version == "v2"
+    assert bench.metrics.registry.get_sample_value("relearnd_swap_seconds_count") == 1
 
 
 def wait_for(condition) -> None:

@@ -70,3 +70,65 @@ def test_the_pod_for_the_first_model_has_the_same_volume_and_rights(objects: Obj
     pod = objects["Deployment"]["spec"]["template"]["spec"]
     assert first["volumes"] == [volume for volume in pod["volumes"] if volume["name"] == "home"]
     assert first["securityContext"].items() <= pod["securityContext"].items()
+
+
+@pytest.fixture
+def apart(deploy: Path, run: Run) -> dict[tuple[str, str], Any]:
+    """What kubectl would apply for scorers apart, by kind and name."""
+    rendered = run("kubectl", "kustomize", deploy / "kubernetes" / "overlays" / "apart")
+    return {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(rendered)}
+
+
+def pod_of(deployment: Objects) -> Objects:
+    pod: Objects = deployment["spec"]["template"]["spec"]
+    return pod
+
+
+def mounts(pod: Objects) -> dict[str, Objects]:
+    return {mount["name"]: mount for mount in pod["containers"][0]["volumeMounts"]}
+
+
+def test_apart_there_is_one_controller_and_any_number_of_scorers_with_the_same_settings(
+    apart: dict[tuple[str, str], Any], tmp_path: Path
+) -> None:
+    controller, scorer = apart["Deployment", "relearnd"], apart["Deployment", "relearnd-scorer"]
+    assert pod_of(controller)["containers"][0]["args"][:3] == ["run", "--role", "controller"]
+    assert pod_of(scorer)["containers"][0]["args"][:3] == ["run", "--role", "scorer"]
+    assert (controller["spec"]["replicas"], controller["spec"]["strategy"]) == (1, {"type": "Recreate"})
+    assert scorer["spec"]["replicas"] > 1
+    (settings,) = [one for (kind, _), one in apart.items() if kind == "ConfigMap"]
+    for deployment in (controller, scorer):
+        volumes = {volume["name"]: volume for volume in pod_of(deployment)["volumes"]}
+        assert volumes["config"]["configMap"]["name"] == settings["metadata"]["name"]
+        assert set(volumes) == set(mounts(pod_of(deployment)))
+    path = tmp_path / "relearnd.yaml"
+    path.write_text(settings["data"]["relearnd.yaml"])
+    config = load(path, environment={}, overrides=[])
+    assert config.connector.kind == "kafka"
+    assert mounts(pod_of(controller))["models"]["mountPath"] == config.registry.url
+    assert mounts(pod_of(controller))["home"]["mountPath"] == str(config.home)
+
+
+def test_apart_a_scorer_keeps_nothing_and_cannot_write_what_it_fetches(apart: dict[tuple[str, str], Any]) -> None:
+    controller, scorer = pod_of(apart["Deployment", "relearnd"]), pod_of(apart["Deployment", "relearnd-scorer"])
+    volumes = {volume["name"]: volume for volume in scorer["volumes"]}
+    assert "emptyDir" in volumes["home"]
+    assert mounts(scorer)["models"]["readOnly"] is True
+    assert volumes["models"]["persistentVolumeClaim"] == {"claimName": "relearnd-models", "readOnly": True}
+    assert "ReadWriteMany" in apart["PersistentVolumeClaim", "relearnd-models"]["spec"]["accessModes"]
+    assert not mounts(controller)["models"].get("readOnly")
+
+
+def test_apart_a_scorer_has_no_more_rights_than_the_controller_and_is_not_taken_for_it(
+    apart: dict[tuple[str, str], Any],
+) -> None:
+    controller, scorer = apart["Deployment", "relearnd"], apart["Deployment", "relearnd-scorer"]
+    assert pod_of(scorer)["securityContext"] == pod_of(controller)["securityContext"]
+    for name in ("securityContext", "image", "envFrom", "livenessProbe", "startupProbe", "readinessProbe"):
+        assert pod_of(scorer)["containers"][0][name] == pod_of(controller)["containers"][0][name]
+    labels = scorer["spec"]["template"]["metadata"]["labels"]
+    assert scorer["spec"]["selector"]["matchLabels"] == labels
+    assert apart["Service", "relearnd"]["spec"]["selector"].items() - labels.items()
+    policy = apart["NetworkPolicy", "relearnd-scorer"]["spec"]
+    assert policy["podSelector"]["matchLabels"] == labels
+    assert policy | {"podSelector": None} == apart["NetworkPolicy", "relearnd"]["spec"] | {"podSelector": None}
