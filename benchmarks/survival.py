@@ -110,7 +110,7 @@ def _sending(config: Path, topic: str, file: Path, rate: float) -> Iterator[None
 
 
 @contextmanager
-def _state(config: Config) -> Iterator[sqlite3.Connection]:
+def open_for_reading(config: Config) -> Iterator[sqlite3.Connection]:
     db = sqlite3.connect(f"file:{config.home / 'state.db'}?mode=ro", uri=True)
     try:
         yield db
@@ -120,7 +120,7 @@ def _state(config: Config) -> Iterator[sqlite3.Connection]:
 
 def _deed(config: Config) -> str:
     """What the daemon is at, as far as one sees from outside."""
-    with _state(config) as db:
+    with open_for_reading(config) as db:
         decisions = Decisions(db).latest(1)
         if Jobs(db).running() is not None:
             return "learning"
@@ -128,7 +128,7 @@ def _deed(config: Config) -> str:
         return "swapping" if recent else "scoring"
 
 
-def _counted(db: sqlite3.Connection) -> int:
+def labels_counted(db: sqlite3.Connection) -> int:
     counts = Blobs(db).get_json("prequential", None)
     return Prequential.restored(counts, window=1, max_slices=1).overall.total if counts else 0
 
@@ -137,30 +137,32 @@ def _wait(config: Config, daemon: subprocess.Popen[bytes], texts: int, labels: i
     """Until everything sent has been scored and counted and nothing is being learned."""
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until and daemon.poll() is None:
-        with _state(config) as db:
+        with open_for_reading(config) as db:
             scored = db.execute("SELECT coalesce(max(seq), 0) FROM scored").fetchone()[0]
-            if scored >= texts and _counted(db) >= labels and Jobs(db).running() is None:
+            if scored >= texts and labels_counted(db) >= labels and Jobs(db).running() is None:
                 return
         time.sleep(0.2)
 
 
-def _messages(config: Config, topic: str) -> Iterator[Message]:
+def messages_of(config: Config, topic: str) -> Iterator[Message]:
     connector = open_connector(config)
     with connector.reader([topic]) as reader:
-        while batch := reader.poll(10_000, 0.0):
-            yield from batch
+        end = reader.end()
+        while any(reader.positions()[partition] < offset for partition, offset in end.items()):
+            yield from reader.poll(10_000, 1.0)
     connector.close()
 
 
 def _check_scores(config: Config, ids: list[str], verdict: Verdict) -> None:
-    scores = [Score.model_validate_json(message.value) for message in _messages(config, config.topics.scores)]
+    scores = [Score.model_validate_json(message.value) for message in messages_of(config, config.topics.scores)]
     found = Counter(score.id for score in scores)
     lost = [id for id in ids if not found[id]]
     doubled = [id for id, count in found.items() if count > 1]
     champions = {
         announced.version
         for announced in (
-            ModelAnnouncement.model_validate_json(message.value) for message in _messages(config, config.topics.models)
+            ModelAnnouncement.model_validate_json(message.value)
+            for message in messages_of(config, config.topics.models)
         )
         if announced.state == "champion"
     }
@@ -171,8 +173,8 @@ def _check_scores(config: Config, ids: list[str], verdict: Verdict) -> None:
 
 
 def _check_labels(config: Config, labels: int, verdict: Verdict) -> None:
-    with _state(config) as db:
-        counted = _counted(db)
+    with open_for_reading(config) as db:
+        counted = labels_counted(db)
         waiting = db.execute("SELECT count(*) FROM early_labels").fetchone()[0]
     if counted != labels or waiting:
         verdict.faults.append(f"{counted} of {labels} labels counted, {waiting} still waiting")
@@ -186,7 +188,7 @@ def _check_versions(config: Config, verdict: Verdict) -> None:
             registry.verify(manifest.version)
         except RegistryError as error:
             verdict.faults.append(str(error))
-    announced = Counter(message.value for message in _messages(config, config.topics.models))
+    announced = Counter(message.value for message in messages_of(config, config.topics.models))
     twice = [value for value, count in announced.items() if count > 1 and b'"champion"' in value]
     if twice:
         verdict.faults.append(f"announced twice: {twice[0].decode()}")
