@@ -444,14 +444,12 @@ def prepare(directory: Path, cluster: Cluster) -> Path:
     return path
 
 
-def run(directory: Path, *, faults: int, texts: int, seed: int, rate: float) -> Verdict:
-    """The whole of it, in an empty directory."""
+def run(directory: Path, cluster: Cluster, *, faults: int, texts: int, seed: int, rate: float) -> Verdict:
+    """The whole of it, in an empty directory, on a cluster of three without topics."""
     verdict = Verdict()
-    (directory / "kafka").mkdir(parents=True)
+    config_path = prepare(directory, cluster)
+    subprocess.run([*RELEARND, "topics", "create", "--config", str(config_path)], check=True)
     with ExitStack() as stack:
-        cluster = stack.enter_context(Cluster(directory / "kafka", nodes=3))
-        config_path = prepare(directory, cluster)
-        subprocess.run([*RELEARND, "topics", "create", "--config", str(config_path)], check=True)
         chaos = Chaos(directory, cluster, config_path, seed)
         stack.callback(chaos.kill_all)
         producer = Producer(chaos.config, texts, rate)
@@ -463,8 +461,8 @@ def run(directory: Path, *, faults: int, texts: int, seed: int, rate: float) -> 
             verdict.faults.append(f"the producer failed: {producer.failure}")
         cluster.wait_until_ready()
         chaos.settle(texts, verdict)
-        verdict.story |= dict(sorted(chaos.deeds.items()))
-        check(chaos.config, texts, verdict)
+    verdict.story |= dict(sorted(chaos.deeds.items()))
+    check(chaos.config, texts, verdict)
     return verdict
 
 
@@ -478,9 +476,16 @@ def main() -> int:
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     shutil.rmtree(arguments.out, ignore_errors=True)
-    verdict = run(
-        arguments.out, faults=arguments.faults, texts=arguments.texts, seed=arguments.seed, rate=arguments.rate
-    )
+    (arguments.out / "kafka").mkdir(parents=True)
+    with Cluster(arguments.out / "kafka", nodes=3) as cluster:
+        verdict = run(
+            arguments.out,
+            cluster,
+            faults=arguments.faults,
+            texts=arguments.texts,
+            seed=arguments.seed,
+            rate=arguments.rate,
+        )
     print(verdict)
     return 1 if verdict.faults else 0
 

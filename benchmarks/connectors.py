@@ -13,12 +13,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 
-from connectors.kafka.admin import create_topics
+from connectors.kafka.admin import TopicAdmin, WantedTopic
 from connectors.kafka.connector import KafkaConnector
 from connectors.kafka.settings import KafkaSettings
 from connectors.local import LocalConnector
@@ -107,14 +108,14 @@ def measure(records: int, scratch: Path) -> dict[str, float]:
     local = LocalConnector(scratch / "topics.db")
     with Cluster(scratch / "kafka") as cluster:
         settings = KafkaSettings(bootstrap_servers=cluster.bootstrap)
-        create_topics(settings, {"texts": 6, "scores": 6})
+        TopicAdmin(settings).create([WantedTopic("texts", 6), WantedTopic("scores", 6)])
         kafka = KafkaConnector(settings)
         fill(local, "texts", records)
-        note("kafka: write", lambda: fill(kafka, "texts", records))
+        note("kafka: write", partial(fill, kafka, "texts", records))
         for number in range(ROUNDS):
-            note("local: read and answer", lambda n=number: ours(local, "texts", "scores", f"l{n}", records))
-            note("kafka: bare loop", lambda n=number: bare(cluster.bootstrap, "texts", "scores", f"b{n}", records))
-            note("kafka: read and answer", lambda n=number: ours(kafka, "texts", "scores", f"o{n}", records))
+            note("local: read and answer", partial(ours, local, "texts", "scores", f"l{number}", records))
+            note("kafka: bare loop", partial(bare, cluster.bootstrap, "texts", "scores", f"b{number}", records))
+            note("kafka: read and answer", partial(ours, kafka, "texts", "scores", f"o{number}", records))
         kafka.close()
     local.close()
     return {name: records / statistics.median(taken) for name, taken in seconds.items()}
