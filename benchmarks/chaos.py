@@ -24,6 +24,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -178,6 +179,8 @@ class Chaos:
         self._named = 0
         self._broker_free = 0.0
         self._promoted = 0
+        self._people = ThreadPoolExecutor(1, "promote")
+        self._asked: list[Future[str]] = []
         self._replaced: list[Service] = []
         self.controller = Service("controller", "controller", config_path)
         self.scorers = [self._new_scorer() for _ in range(SCORERS)]
@@ -327,8 +330,8 @@ class Chaos:
     def _promote(self) -> bool:
         self._promoted += 1
         version = f"v{self._promoted % VERSIONS + 1}"
-        # Left in the controller's state: it is taken up when there is a controller.
-        steer(self.config, "promote", {"version": version, "by": "chaos"})
+        # Left in the controller's state, and taken up when there is a controller. A frozen one may have it locked.
+        self._asked.append(self._people.submit(steer, self.config, "promote", {"version": version, "by": "chaos"}))
         self._say("promote", version)
         return True
 
@@ -340,6 +343,7 @@ class Chaos:
 
     def settle(self, texts: int, verdict: Verdict) -> None:
         """Wait until everything is scored and counted, then end all of it."""
+        verdict.faults += [f"promote: {error}" for asked in self._asked if (error := asked.exception()) is not None]
         until = time.monotonic() + PATIENCE
         while not self._done(texts) and time.monotonic() < until:
             self._revive()
