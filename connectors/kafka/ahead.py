@@ -239,8 +239,8 @@ class ReadAhead:
         if generation.state != MemberState.STABLE or identity == self._generation:
             return False
         # Asked for only now: what an older generation may still commit, the brokers have under way and wait for.
-        (committed,) = self._cluster.committed(member.group)
         partitions = [Partition(*tp) for tp in consumer.assignment()]
+        committed = self._cluster.committed(member.group, partitions)
         positions = self._cluster.starts(p for p in partitions if p not in committed)
         positions |= {p: committed[p].offset for p in partitions if p in committed}
         for partition, position in positions.items():

@@ -140,8 +140,7 @@ class Owner:
 
 def committed(cluster: Cluster, group: str) -> dict[Partition, int]:
     """What `group` has committed, for its topics' partitions and for those of a caller's own."""
-    offsets, state = cluster.committed(group, _companion(group))
-    return {p: at.offset for p, at in offsets.items()} | _latest_state(state)[1]
+    return {p: at.offset for p, at in cluster.committed(group).items()} | _read(cluster, group)[1]
 
 
 def _companion(group: str) -> str:
@@ -149,12 +148,8 @@ def _companion(group: str) -> str:
 
 
 def _read(cluster: Cluster, group: str) -> tuple[int, dict[Partition, int]]:
-    (state,) = cluster.committed(_companion(group))
-    return _latest_state(state)
-
-
-def _latest_state(state: Mapping[Partition, OffsetAndMetadata]) -> tuple[int, dict[Partition, int]]:
     """The count of owners and the positions of callers' own; the highest count is the latest, on whatever topic."""
+    state = cluster.committed(_companion(group))
     if not state:
         return 0, {}
     latest = max(state.values(), key=lambda at: at.offset)

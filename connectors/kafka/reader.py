@@ -107,7 +107,7 @@ class KafkaReader:
         self.close()
 
     def _begin(self, partitions: Sequence[Partition], group: str | None) -> dict[Partition, int]:
-        committed = self._cluster.committed(group)[0] if group is not None else {}
+        committed = self._cluster.committed(group, partitions) if group is not None else {}
         starts = self._cluster.starts(partition for partition in partitions if partition not in committed)
         return {p: committed[p].offset if p in committed else starts[p] for p in partitions}
 

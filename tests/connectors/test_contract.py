@@ -436,7 +436,8 @@ def test_any_interleaving_reads_what_a_list_would(connector_factory: ConnectorFa
                     reader.seek(committed)
                     model.read = model.kept
             else:
-                answers = [Outgoing("scores", f"answer {model.read}".encode())] * size if step == "answer" else []
+                answer = Outgoing("scores", f"answer {model.read}".encode(), b"key")
+                answers = [answer] * size if step == "answer" else []
                 writer.write(answers, reader=reader, positions=reader.positions())
                 model.answers += [message.value for message in answers]
                 model.kept = model.read

@@ -19,6 +19,7 @@ import pytest
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.errors import KafkaConnectionError
 from kafka.producer.transaction_manager import TransactionalRequestResult, TransactionManager
+from kafka.structs import OffsetAndMetadata
 
 from connectors.kafka import ahead, client
 from connectors.kafka.connector import KafkaConnector
@@ -404,6 +405,27 @@ def test_a_commit_that_never_arrives_is_done_again(room: Room, monkeypatch: pyte
 
     monkeypatch.setattr(TransactionManager, "begin_commit", mute)
     answer_all_in_turn(room)
+
+
+def test_a_first_commit_under_way_is_waited_for(room: Room) -> None:
+    room.write("a", key=b"key")
+    connector = room.open()
+    with connector.reader([room.texts]) as reader:
+        (message,) = drain(reader)
+    producer = client.Clients(room.settings()).producer(f"{room.group}-other")
+    producer.init_transactions()
+    producer.begin_transaction()
+    at = {TopicPartition(room.texts, message.partition): OffsetAndMetadata(1, "", -1)}
+    producer.send_offsets_to_transaction(at, room.group)
+    opened: list[Reader] = []
+    opener = threading.Thread(target=lambda: opened.append(connector.reader([room.texts], group=room.group)))
+    opener.start()
+    opener.join(0.5)
+    assert not opened
+    producer.commit_transaction()
+    producer.close()
+    opener.join()
+    assert opened[0].positions()[Partition(room.texts, message.partition)] == 1
 
 
 def answer_all_in_turn(room: Room) -> None:
