@@ -229,7 +229,8 @@ class ReadAhead:
                 missed = start - max(position, self._known_start.get(partition, position))
                 self._known_start[partition] = start
                 self.lost = {**self.lost, partition: self.lost.get(partition, 0) + missed}
-                log.error("messages were removed unread", partition=str(partition), lost=missed, go_on_at=start)
+                # Debug: whoever reads `lost` says it where people look.
+                log.debug("messages were removed unread", partition=str(partition), lost=missed, go_on_at=start)
                 consumer.seek(TopicPartition(*partition), start)
 
     def _was_dealt_anew(self, consumer: KafkaConsumer, member: Member) -> bool:

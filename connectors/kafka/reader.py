@@ -20,7 +20,8 @@ class KafkaReader:
     Without `shared` it reads every partition, new ones too, and takes the group from whoever had it. As one of several
     that are `shared` it joins the group when it is first polled, and has no positions before.
 
-    One thread polls, seeks and commits. Any thread may close it: a `poll` or a commit that waits ends.
+    One thread polls and seeks; one, the same or another, commits under the claim of what was polled. Any thread may
+    close it: a `poll` or a commit that waits ends.
     """
 
     def __init__(
