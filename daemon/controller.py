@@ -39,7 +39,7 @@ HOUSEKEEPING = 60.0
 
 
 class Controller:
-    """Owns the state `db`; not for use by several threads at once."""
+    """Owns the state `db` from the moment it is made; not for use by several threads at once."""
 
     def __init__(self, db: sqlite3.Connection, config: Config, registry: Registry, metrics: Metrics) -> None:
         self._db = db
@@ -52,6 +52,9 @@ class Controller:
         self._schedule = Schedule(config.triggers.schedule)
         self._housekept = float("-inf")
         self._token = uuid.uuid4().bytes
+        # Before anything is read: what another controller still did after that would be lost with its next step.
+        with transaction(db):
+            self._blobs.put("owner", self._token)
         self.decisions = Decisions(db)
         self.outbox = Outbox(db)
         self.memory = Memory(db, config.memory)
@@ -73,7 +76,7 @@ class Controller:
     def begin(self, now: float) -> Champion | None:
         """Take up where the state left off; at the very start, make the registry's newest version champion."""
         with transaction(self._db):
-            self._blobs.put("owner", self._token)
+            self._require_ownership()
             if self.reign.champion is None:
                 champion = self.reign.begin(now, self.memory.newest())
                 if champion is not None:

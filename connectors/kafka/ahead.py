@@ -142,7 +142,8 @@ class ReadAhead:
                     self._poll(consumer)
                     delays = None
                 except KafkaError as error:
-                    raise_refusal(error)
+                    if isinstance(error, errors.FencedInstanceIdError):
+                        raise_refusal(error)
                     delays = delays or Delays(self._patience, "read")
                     delays.wait(error)
         except BaseException as error:  # noqa: BLE001 (kept, and raised by take)

@@ -191,6 +191,16 @@ def ask(desk: Desk, name: str, **arguments: str) -> str | None:
     return commands.outcome(seq)
 
 
+def test_a_controller_owns_the_state_before_it_has_read_it(desk, config):
+    desk.step([score_row(0), score_row(1)], [label_row(0)])
+    successor = Controller(desk.db, config, Registry(config.home / "models"), Metrics("test"))
+    with pytest.raises(FencedError):
+        desk.step([], [label_row(1)])
+    successor.begin(NOW)
+    successor.step(desk.messages([], [label_row(1)]), {}, NOW + 86_400)
+    assert successor.intake.prequential.overall.total == 2
+
+
 def test_commands_that_cannot_be_carried_out_are_refused_with_the_reason(desk):
     assert ask(desk, "rollback") == "refused: there is no earlier version to go back to"
     assert "no such version" in (ask(desk, "promote", version="v9") or "")
