@@ -5,7 +5,6 @@ its group. What it reads it holds for its reader; when that is enough, it pauses
 """
 
 import threading
-from collections import deque
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -16,9 +15,10 @@ from kafka.errors import KafkaError
 from kafka.structs import MemberState, OffsetAndMetadata
 
 from connectors.kafka.client import Clients
-from connectors.kafka.cluster import Cluster
+from connectors.kafka.cluster import Cluster, shown
 from connectors.kafka.errors import Delays, Patience, raise_refusal
 from connectors.kafka.member import Deal, Member
+from connectors.kafka.shelf import Shelf
 from connectors.topic import ConnectorError, Message, Partition, Positions
 
 log = structlog.get_logger(__name__)
@@ -72,7 +72,7 @@ class ReadAhead:
         self._generation: tuple[int, str] | None = None
         #: Guards what follows.
         self._changed = threading.Condition()
-        self._held: dict[Partition, _Shelf] = {}
+        self._held: dict[Partition, Shelf] = {}
         self._sought = dict(positions)
         self._deal: Deal | None = None
         self._error: BaseException | None = None
@@ -200,7 +200,7 @@ class ReadAhead:
         }
         if new := there - assigned:
             starts = self._cluster.starts(Partition(*tp) for tp in new)
-            log.info("reading new partitions", partitions=sorted(map(str, starts)))
+            log.info("reading new partitions", partitions=sorted(map(shown, starts)))
             consumer.assign([*assigned, *new])
             for partition, start in starts.items():
                 consumer.seek(TopicPartition(*partition), start)
@@ -222,8 +222,9 @@ class ReadAhead:
             position, start, end = positions[TopicPartition(*partition)], starts[partition], ends[partition]
             if position > end:
                 raise ConnectorError(
-                    f"{partition} at {self._patience.where} ends at offset {end}, before position {position}: this is "
-                    f"not the log that was read before; restore that one, or seek to {end} to go on with what comes"
+                    f"{shown(partition)} at {self._patience.where} ends at offset {end}, before position {position}: "
+                    f"this is not the log that was read before; restore that one, or seek to {end} to go on with what "
+                    "comes"
                 )
             if position < start:
                 # Dealt away and back, a position that was not committed in between is come to again.
@@ -231,11 +232,15 @@ class ReadAhead:
                 self._known_start[partition] = start
                 self.lost = {**self.lost, partition: self.lost.get(partition, 0) + missed}
                 # Debug: whoever reads `lost` says it where people look.
-                log.debug("messages were removed unread", partition=str(partition), lost=missed, go_on_at=start)
+                log.debug("messages were removed unread", partition=shown(partition), lost=missed, go_on_at=start)
                 consumer.seek(TopicPartition(*partition), start)
 
     def _was_dealt_anew(self, consumer: KafkaConsumer, member: Member) -> bool:
-        """Whether the group has a new generation. If so, begin again at what was committed, on every partition."""
+        """Whether the group has a new generation. If so, begin again at what was committed, on every partition.
+
+        Nothing is committed in a rebalance listener: a cooperative consumer is told of a deal when the generation
+        before it can commit no more. What it had under way was committed in time, or comes again.
+        """
         generation = consumer.group_metadata()
         identity = generation.generation_id, generation.member_id
         if generation.state != MemberState.STABLE or identity == self._generation:
@@ -253,7 +258,9 @@ class ReadAhead:
             self._deal = Deal(member.newest, generation, positions)
             self._held.clear()
             self._sought.clear()
-        log.info("partitions dealt", group=member.group, generation=identity[0], partitions=sorted(map(str, positions)))
+        log.info(
+            "partitions dealt", group=member.group, generation=identity[0], partitions=sorted(map(shown, positions))
+        )
         return True
 
     def _hold(
@@ -265,45 +272,9 @@ class ReadAhead:
             for tp, end in ends.items():
                 partition = Partition(*tp)
                 if partition not in self._sought:
-                    shelf = self._held.setdefault(partition, _Shelf())
+                    shelf = self._held.setdefault(partition, Shelf())
                     shelf.add(messages.get(tp, []), end.offset)
             self._changed.notify_all()
-
-
-class _Shelf:
-    """What is held of one partition: runs of messages, each with the position after it."""
-
-    def __init__(self) -> None:
-        self.position = 0
-        self.messages = 0
-        self.bytes = 0
-        self._end: int | None = None
-        self._runs: deque[tuple[list[Message], int]] = deque()
-
-    def add(self, messages: list[Message], end: int) -> None:
-        if self._end is None:
-            self.position = messages[0].offset if messages else end
-        if messages or end != self._end:
-            self._runs.append((messages, end))
-            self.messages += len(messages)
-            self.bytes += sum(len(message.value) for message in messages)
-            self._end = end
-
-    def take(self, into: list[Message], most: int) -> None:
-        """Move messages on to `into` until it holds `most`."""
-        while self._runs:
-            messages, end = self._runs.popleft()
-            room = most - len(into)
-            if room < len(messages):
-                self._runs.appendleft((messages[room:], end))
-                messages = messages[:room]
-                end = messages[-1].offset + 1 if messages else self.position
-            into += messages
-            self.position = end
-            self.messages -= len(messages)
-            self.bytes -= sum(len(message.value) for message in messages)
-            if room <= len(messages):
-                break
 
 
 def _messages(records: Iterable[Any]) -> list[Message]:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from kafka import TopicPartition, errors
 from kafka.admin import OffsetSpec
@@ -17,29 +17,28 @@ T = TypeVar("T")
 
 
 class Cluster:
-    """Asks the brokers, again and again until they answer. Threads may share it.
+    """Asks the brokers, again and again until they answer. Threads may share it."""
 
-    Raises:
-        ConnectorError: no broker can be reached within connector.kafka.connect_timeout, or they refuse us.
-    """
-
-    def __init__(self, clients: Clients, patience: Patience) -> None:
+    def __init__(self, line: "_Line", patience: Patience) -> None:
+        self._line = line
         self._patience = patience
-        self._line = _Line(clients)
+
+    @classmethod
+    def connect(cls, clients: Clients, patience: Patience) -> Self:
+        """Raises ConnectorError: no broker can be reached within connector.kafka.connect_timeout, or they refuse us."""
+        line = _Line(clients)
         try:
-            self._line.ask(bool)
+            line.ask(bool)
         except errors.KafkaTimeoutError as error:
             where = patience.where
             raise ConnectorError(f"no Kafka broker can be reached at {where}: {clients.diagnosis()}") from error
         except KafkaError as error:
             raise explained(error, f"connect to Kafka at {patience.where}") from error
+        return cls(line, patience)
 
     def within(self, patience: Patience) -> "Cluster":
         """The same, for one whose patience may end sooner."""
-        cluster = object.__new__(Cluster)
-        cluster._patience = patience
-        cluster._line = self._line
-        return cluster
+        return Cluster(self._line, patience)
 
     def partitions(self, topics: Sequence[str]) -> list[Partition]:
         """Every partition of `topics`, in the order of these.
@@ -157,6 +156,10 @@ def _all_partitions(admin: Admin) -> list[TopicPartition]:
         for topic in admin.describe_topics()
         for partition in topic["partitions"]
     ]
+
+
+def shown(partition: Partition) -> str:
+    return f"{partition.topic}/{partition.number}"
 
 
 def named(names: Iterable[str]) -> str:

@@ -29,7 +29,7 @@ class KafkaConnector:
     def __init__(self, settings: KafkaSettings) -> None:
         self._clients = Clients(settings)
         self._closed = threading.Event()
-        self._cluster = Cluster(self._clients, Patience(self._closed, settings.bootstrap_servers))
+        self._cluster = Cluster.connect(self._clients, Patience(self._closed, settings.bootstrap_servers))
         self._opened: list[KafkaReader | KafkaWriter] = []
 
     def reader(self, topics: Sequence[str], *, group: str | None = None, shared: bool = False) -> KafkaReader:

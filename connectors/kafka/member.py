@@ -14,7 +14,7 @@ from kafka.errors import KafkaError
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
 from connectors.kafka.client import REQUEST_TIMEOUT, Clients
-from connectors.kafka.cluster import Cluster, named
+from connectors.kafka.cluster import Cluster, shown
 from connectors.kafka.errors import Patience, raise_refusal, stale
 from connectors.kafka.sending import Send
 from connectors.kafka.transactions import Transactions
@@ -65,11 +65,12 @@ class Member:
         deal = self.deal
         if deal.claim != self.newest or claim not in (None, deal.claim):
             raise stale()
-        strange = [partition for partition in positions if partition not in deal.positions]
-        if strange:
-            raise ConnectorError(
-                f"group {self.group!r} cannot commit for {named(map(str, strange))}: this member does not have it"
-            )
+        for partition in positions:
+            if partition not in deal.positions:
+                raise ConnectorError(
+                    f"a member of group {self.group!r} cannot commit for {shown(partition)}, which it was not dealt; "
+                    "positions of the caller's own need a reader that is not shared"
+                )
         offsets = {partition: OffsetAndMetadata(at, "", -1) for partition, at in positions.items()}
         if self._transactions is not None:
             if messages or offsets:

@@ -7,7 +7,7 @@ from typing import Self
 
 from connectors.kafka.ahead import ReadAhead
 from connectors.kafka.client import Clients
-from connectors.kafka.cluster import Cluster, named
+from connectors.kafka.cluster import Cluster, named, shown
 from connectors.kafka.errors import Patience
 from connectors.kafka.member import Member
 from connectors.kafka.owner import Owner
@@ -43,7 +43,11 @@ class KafkaReader:
             self.role = Member(clients, self._cluster, self._patience, group)
         elif group is not None:
             self.role = Owner(clients, self._cluster, self._patience, group, self._topics)
-        self._positions = {} if shared else self._begin(partitions, group)
+        try:
+            self._positions = {} if shared else self._begin(partitions, group)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def claim(self) -> int:
@@ -70,11 +74,12 @@ class KafkaReader:
         strange = [partition for partition in positions if partition not in self._positions]
         if strange:
             read = named(partition.topic for partition in self._positions)
-            raise ConnectorError(f"cannot seek in {strange[0]}: this reader reads {read}")
+            raise ConnectorError(f"cannot seek in {shown(strange[0])}: this reader reads {read}")
         for partition, end in self._cluster.ends(positions).items():
-            if not 0 <= positions[partition] <= end:
+            position = positions[partition]
+            if not 0 <= position <= end:
                 raise ConnectorError(
-                    f"cannot seek to {positions[partition]} in {partition} at {self.where}: it ends at offset {end}"
+                    f"cannot seek to {position} in {shown(partition)} at {self.where}: it ends at offset {end}"
                 )
         if self._ahead is not None:
             self._ahead.seek(positions)

@@ -53,7 +53,7 @@ class KafkaSettings(BaseModel):
         30.0, gt=0, description="A scorer that is silent for this long loses its partitions to the others."
     )
     max_poll_interval: Seconds = Field(
-        60.0, gt=0, description="How long the group waits for its members when partitions are dealt anew."
+        30.0, gt=0, description="How long the group waits for its members when partitions are dealt anew."
     )
     transaction_timeout: Seconds = Field(
         15.0,

@@ -87,6 +87,8 @@ class Transactions:
             self._abandon()
 
     def _attempt(self, messages: Sequence[Outgoing], commits: Callable[[], Sequence[Commit]]) -> None:
+        if self._patience.closed.is_set():
+            raise ConnectorError(f"the transactions of {self._id!r} at {self._patience.where} are closed")
         producer = self._ready()
         manager = producer._transaction_manager
         me = manager.producer_id_and_epoch

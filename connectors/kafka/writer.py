@@ -22,7 +22,8 @@ class KafkaWriter:
     """Writes in transactions, or with at-least-once without; see `connectors.topic.Writer`. Threads may share it.
 
     A write that returned is with all in-sync replicas. It waits for brokers that are away as long as it takes; any
-    thread may close the writer or the reader, which ends the wait.
+    thread may close the writer or the reader, which ends the wait. What is written at once must be written within
+    connector.kafka.transaction_timeout.
     """
 
     def __init__(self, clients: Clients, cluster: Cluster) -> None:

@@ -143,6 +143,10 @@ class Member:
     def partitions(self) -> set[Partition]:
         return set(self.reader.positions())
 
+    def generation(self) -> int:
+        """Of the deal that it works on."""
+        return int(self.reader.role.deal.generation.generation_id)
+
     def stop(self) -> None:
         self._stop.set()
         self._thread.join()
@@ -229,6 +233,7 @@ def test_a_named_member_that_restarts_gets_its_partitions_back_and_disturbs_nobo
     staying = Member(room, room.open(instance_id="staying"))
     leaving = Member(room, room.open(instance_id="leaving"))
     wait_until(lambda: len(staying.partitions()) == len(leaving.partitions()) == 2, "each member has half")
+    wait_until(lambda: staying.generation() == leaving.generation(), "both have heard of the last deal")
     wait_until(lambda: staying.count + leaving.count == 100, "all is answered")
     claim, partitions = staying.reader.claim, leaving.partitions()
     leaving.stop()
