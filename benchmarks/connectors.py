@@ -20,6 +20,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 
 from connectors.kafka.admin import TopicAdmin, WantedTopic
+from connectors.kafka.client import BATCH_BYTES
 from connectors.kafka.connector import KafkaConnector
 from connectors.kafka.settings import KafkaSettings
 from connectors.local import LocalConnector
@@ -63,7 +64,12 @@ def bare(bootstrap: str, source: str, answers: str, group: str, records: int) ->
         isolation_level="read_committed",
     )
     producer = KafkaProducer(
-        bootstrap_servers=bootstrap, transactional_id=group, acks="all", compression_type="lz4", linger_ms=5
+        bootstrap_servers=bootstrap,
+        transactional_id=group,
+        acks="all",
+        compression_type="lz4",
+        batch_size=BATCH_BYTES,
+        linger_ms=0,
     )
     producer.init_transactions()
     while done < records:
@@ -78,7 +84,7 @@ def bare(bootstrap: str, source: str, answers: str, group: str, records: int) ->
         offsets: dict[TopicPartition, OffsetAndMetadata] = {
             partition: OffsetAndMetadata(messages[-1].offset + 1, "", -1) for partition, messages in polled.items()
         }
-        producer.send_offsets_to_transaction(offsets, consumer.consumer_group_metadata())
+        producer.send_offsets_to_transaction(offsets, consumer.group_metadata())
         producer.commit_transaction()
     seconds = time.perf_counter() - started
     producer.close()
