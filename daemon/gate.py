@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import binom
 
 from daemon.config import GateConfig
 from learners.job import Judged
@@ -19,10 +20,11 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SliceVerdict:
-    """Both models on one slice of the old examples; `p_worse` is the chance of so large a fall by luck.
+    """Both models on one slice of the old examples.
 
-    A source's score is its accuracy. A label's is its F1 among all old examples, not its recall: a model that says
-    a label more rarely and more rightly has forgotten nothing.
+    `p_worse` is the chance of so large a fall by luck, as it counts among all the slices that are looked at. The
+    score of a source or a key is its accuracy. A label's is its F1 among all old examples, not its recall: a model
+    that says a label more rarely and more rightly has forgotten nothing.
     """
 
     name: str
@@ -58,7 +60,7 @@ def judge(
     """Decide on a candidate from both models' probabilities on the same held-out examples.
 
     Better means a lower Brier score (a proper score, so a model can't win by shouting) under a one-sided paired
-    permutation test, with accuracy within the tolerance; old examples are cut by source and by class.
+    permutation test, with accuracy within the tolerance; old examples are cut by source, key and class.
 
     Args:
         judged: every held-out example; `group` tells fresh from old.
@@ -119,27 +121,43 @@ def _decide(verdict: Verdict, config: GateConfig) -> tuple[bool, str]:
 
 def _judge_slices(old: Sequence[Judged], labels: Sequence[str], config: GateConfig, seed: int) -> list[SliceVerdict]:
     parent, candidate = _correct(old, labels)
-    sources = np.array([row.source or "" for row in old])
-    scores: list[tuple[str, int, float, float, float]] = [("everything old", *_fall(parent, candidate, seed))]
-    for source in sorted(set(sources)):
-        among = sources == source
-        scores.append((f"source {source or 'unnamed'}", *_fall(parent[among], candidate[among], seed)))
+    scores: list[tuple[str, int, float, float, float]] = [("everything old", *_fall(parent, candidate))]
+    for kind in ("source", "key"):
+        names = np.array([getattr(row, kind) or "" for row in old], dtype=object)
+        # A text need not have a key, and those without one are nothing in common.
+        for name in sorted(set(names) - ({""} if kind == "key" else set())):
+            among = names == name
+            scores.append((f"{kind} {name or 'unnamed'}", *_fall(parent[among], candidate[among])))
     for number, label in enumerate(labels):
         scores.append((f"label {label}", *_f1_fall(old, labels, number, seed)))
     judged = [score for score in scores if score[1] >= config.slice_min]
     # A hair more than the tolerance, because 1 less 0.97 is a hair more than 0.03.
     tolerance = config.slice_tolerance + 1e-9
-    # The chance of turning away a model that forgets nothing is shared between the slices (Bonferroni).
-    alpha = config.alpha / max(1, len(judged))
     return [
-        SliceVerdict(name, examples, before, after, p_worse, before - after <= tolerance or p_worse > alpha)
-        for name, examples, before, after, p_worse in judged
+        SliceVerdict(name, examples, before, after, p_worse, before - after <= tolerance or p_worse > config.alpha)
+        for (name, examples, before, after, _), p_worse in zip(judged, holm([one[4] for one in judged]), strict=True)
     ]
 
 
-def _fall(parent: Floats, candidate: Floats, seed: int) -> tuple[int, float, float, float]:
-    """Examples, both accuracies, and the chance of so large a fall."""
-    return len(parent), _mean(parent), _mean(candidate), p_greater(parent - candidate, seed)
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values as they count when all are looked at: each below alpha is beyond chance at alpha.
+
+    The chance of even one false finding among them stays below alpha, whatever their dependence (Holm 1979, "A simple
+    sequentially rejective multiple test procedure").
+    """
+    adjusted, highest = [1.0] * len(p_values), 0.0
+    for rank, at in enumerate(np.argsort(p_values, kind="stable")):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[at]))
+        adjusted[at] = highest
+    return adjusted
+
+
+def _fall(parent: Floats, candidate: Floats) -> tuple[int, float, float, float]:
+    """Examples, both accuracies, and the chance of so large a fall: McNemar's exact test."""
+    lost, won = int(np.sum(parent > candidate)), int(np.sum(candidate > parent))
+    # Exact, because with many slices the least p-value of random flips would be too coarse to count.
+    p_worse = float(binom.sf(lost - 1, lost + won, 0.5)) if lost else 1.0
+    return len(parent), _mean(parent), _mean(candidate), p_worse
 
 
 def _f1_fall(rows: Sequence[Judged], labels: Sequence[str], label: int, seed: int) -> tuple[int, float, float, float]:

@@ -31,7 +31,8 @@ Row = TypeVar("Row", bound=BaseModel)
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # A model that answers NaN is told so by the gate; as null, its rows and its report could not even be read.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
 class Example(_Strict):

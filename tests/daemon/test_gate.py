@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -8,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon.config import GateConfig
-from daemon.gate import Verdict, judge, p_greater
-from learners.job import Judged
+from daemon.gate import Verdict, holm, judge, p_greater
+from learners.job import Judged, Quality, read_rows, write_rows
 
 LABELS = ["down", "flat", "up"]
 CONFIG = GateConfig()
@@ -43,13 +44,14 @@ def rows(
     *,
     group: Literal["fresh", "old"] = "fresh",
     source: str | None = None,
+    key: str | None = None,
 ) -> list[Judged]:
     return [
         Judged(
-            id=f"{group}{source}{n}",
+            id=f"{group}{source}{key}{n}",
             label=LABELS[n % 3],
             source=source,
-            key=None,
+            key=key,
             group=group,
             parent=parent(n) if parent else None,
             candidate=candidate(n),
@@ -117,6 +119,16 @@ def test_a_candidate_whose_probabilities_are_not_numbers_never_goes_live(bad: fl
     assert all(map(math.isfinite, numbers))
 
 
+def test_what_is_not_a_number_reaches_the_gate_through_the_learner_s_files(tmp_path: Path) -> None:
+    write_rows(tmp_path / "judged.jsonl", rows(100, right(0.5), always([math.nan, math.inf, 0.0])))
+    quality = Quality(accuracy=0.3, macro_f1=0.2, loss=math.nan, seconds=1.0)
+
+    decided = verdict(list(read_rows(tmp_path / "judged.jsonl", Judged)))
+
+    assert decided.because == "its probabilities are not numbers on 100 of 100 held-out examples"
+    assert math.isnan(Quality.model_validate_json(quality.model_dump_json()).loss)
+
+
 def test_a_parent_whose_probabilities_are_not_numbers_can_be_replaced() -> None:
     assert verdict(rows(100, always([math.nan] * 3), right(0.8))).promoted
 
@@ -131,6 +143,27 @@ def test_a_candidate_that_forgets_one_source_stays_out_though_the_mean_rises() -
     assert everything.candidate > everything.parent
     assert not decided.promoted
     assert decided.because == "forgets source blog: 0.900 → 0.500 on 60 examples"
+
+
+def test_a_candidate_that_forgets_one_key_stays_out_though_its_source_rises() -> None:
+    old = rows(300, right(0.5), right(0.9), group="old", source="wire")
+    old += rows(60, right(0.9), right(0.5), group="old", source="wire", key="ACME")
+    few = rows(CONFIG.slice_min - 1, right(1.0), right(0.0), group="old", source="wire", key="RARE")
+
+    decided = verdict(rows(100, right(0.5), right(0.9)) + old + few)
+
+    assert decided.because == "forgets key ACME: 0.900 → 0.500 on 60 examples"
+    assert not [one for one in decided.slices if one.name == "key RARE"]
+
+
+@given(st.lists(st.floats(0, 1), max_size=12), st.floats(0.001, 0.5))
+def test_of_many_p_values_holm_finds_what_the_step_by_step_procedure_finds(values: list[float], alpha: float) -> None:
+    found, left = [], sorted(values)
+    while left and left[0] * len(left) < alpha:
+        found.append(left.pop(0))
+
+    assert sum(p < alpha for p in holm(values)) == len(found)
+    assert all(counted >= p for counted, p in zip(holm(values), values, strict=True))
 
 
 def test_a_fall_within_the_tolerance_or_easily_by_chance_is_let_through() -> None:
