@@ -12,6 +12,7 @@ from connectors.seconds import format_seconds as format_seconds
 from connectors.seconds import parse_seconds as parse_seconds
 from daemon.formats.settings import AlertsShape, Format, LabelsShape, SchemaRegistrySettings, ScoresShape, TextsShape
 from learners.job import Method
+from learners.methods.names import starts_afresh
 
 MINUTE, HOUR, DAY = UNITS["m"], UNITS["h"], UNITS["d"]
 
@@ -216,10 +217,59 @@ class EWCConfig(Section):
     samples: int = Field(512, gt=0, description="Examples that the Fisher information is estimated on.")
 
 
+class SIConfig(Section):
+    """Synaptic intelligence: holds the weights whose moves have lowered the loss."""
+
+    # On EWC's scale: moving every weight by a thousandth costs half the strength.
+    strength: float = Field(2.0, ge=0, description="Weight of the penalty.")
+    decay: Share = Field(0.9, description="What is kept of the old importances at each run.")
+
+
+class MASConfig(Section):
+    """Memory aware synapses: holds the weights that move the outputs most."""
+
+    # On EWC's scale too.
+    strength: float = Field(2.0, ge=0, description="Weight of the penalty.")
+    decay: Share = Field(0.9, description="What is kept of the old importances at each run.")
+    # One backward pass an example: half of EWC's in twice its time.
+    samples: int = Field(256, gt=0, description="Examples that the importances are measured on.")
+
+
+class LwFConfig(Section):
+    """Learning without forgetting: on the new examples, the candidate also answers as its parent did."""
+
+    # Both from the paper: the old task counts as much as the new one.
+    strength: float = Field(1.0, ge=0, description="Weight of the parent's answers beside the labels.")
+    temperature: float = Field(2.0, gt=0, description="How much both answers are softened; 1 is not at all.")
+
+
+class DERConfig(Section):
+    """Dark experience replay: on the replayed examples, the candidate keeps its parent's logits."""
+
+    # The paper's choices lie between 0.1 and 1, most at 0.5.
+    strength: float = Field(0.5, ge=0, description="Weight of the parent's logits beside the labels.")
+
+
+class AGEMConfig(Section):
+    """Averaged gradient episodic memory: steps that would harm the replayed examples are bent."""
+
+    # Two batches' worth, so a step costs three; the gradient of fewer says little about all that is replayed.
+    samples: int = Field(32, gt=0, description="Replayed examples that each step is checked against.")
+
+
 class LearningConfig(Section):
     """How a candidate is trained."""
 
-    method: Method = Field("replay+ewc", description="`finetune`, `replay`, `ewc` or `replay+ewc`.")
+    method: Method = Field(
+        "replay+ewc",
+        description="`finetune` (the new examples alone), `joint` (afresh from the encoder, on everything), or one or "
+        "more of `replay`, `er-ace`, `der`, `lwf`, `ewc`, `si`, `mas` and `agem`, joined by `+`.",
+    )
+    interpolate: bool = Field(
+        False,
+        description="Go back from the trained weights towards the champion's as far as is best on a third of the "
+        "held-out examples (WiSE-FT); the gate judges on the others.",
+    )
     epochs: float = Field(2.0, gt=0, description="Passes over new and replayed examples together.")
     fit_epochs: float = Field(4.0, gt=0, description="Passes over the rows of `relearnd fit`.")
     replay_ratio: float = Field(1.0, ge=0, description="Replayed examples for each new one.")
@@ -231,6 +281,11 @@ class LearningConfig(Section):
     niceness: int = Field(10, ge=0, le=19, description="The learner gives way to scoring by this much.")
     timeout: Seconds = Field(6 * HOUR, gt=0, description="A run that takes longer is stopped.")
     ewc: EWCConfig = EWCConfig()
+    si: SIConfig = SIConfig()
+    mas: MASConfig = MASConfig()
+    lwf: LwFConfig = LwFConfig()
+    der: DERConfig = DERConfig()
+    agem: AGEMConfig = AGEMConfig()
 
 
 class GateConfig(Section):
@@ -310,4 +365,13 @@ class Config(Section):
     def _shares_leave_something_to_learn(self) -> "Config":
         if self.memory.gate_share + self.memory.audit_share >= 1:
             raise ValueError("memory.gate_share and memory.audit_share leave nothing to learn from")
+        return self
+
+    @model_validator(mode="after")
+    def _there_is_a_way_between(self) -> "Config":
+        if self.learning.interpolate and starts_afresh(self.learning.method):
+            raise ValueError(
+                f"learning.interpolate goes back towards the champion, and learning.method {self.learning.method} "
+                "does not start from it; turn one of them off"
+            )
         return self

@@ -63,14 +63,16 @@ def judge(
     permutation test, with accuracy within the tolerance; old examples are cut by source, key and class.
 
     Args:
-        judged: every held-out example; `group` tells fresh from old.
+        judged: every held-out example; `group` tells fresh from old. Those `selected` are not judged on.
         labels: the order of the probabilities.
         slowdown: the candidate's scoring time over the parent's.
         config: thresholds.
         seed: of the permutation test.
     """
-    fresh = [row for row in judged if row.group == "fresh"]
-    old = [row for row in judged if row.group == "old"]
+    # What a candidate was chosen on flatters it.
+    unseen = [row for row in judged if not row.selected]
+    fresh = [row for row in unseen if row.group == "fresh"]
+    old = [row for row in unseen if row.group == "old"]
     parent_brier, candidate_brier = _brier(fresh, labels)
     parent_right, candidate_right = _correct(fresh, labels)
     p_better = p_greater(parent_brier - candidate_brier, seed)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daemon.config import Config
-from learners.job import EWC, Example, Failure, Job, Progress, Recent, Report, write_rows
+from learners.job import AGEM, DER, EWC, MAS, SI, Example, Failure, Job, LwF, Progress, Recent, Report, write_rows
+from learners.methods.names import starts_afresh
 
 #: Bytes of metrics.jsonl and of the learner's output that are read from the end: a few lines.
 TAIL = 4_096
@@ -55,19 +56,26 @@ def replace_recent(directory: Path, recent: Sequence[Recent]) -> None:
 def job_settings(config: Config, *, id: str, labels: list[str], parent: Path | None, seed: int) -> Job:
     """The job that the config asks for: an update of `parent`, or a first model when there is none."""
     learning = config.learning
+    update = parent is not None and not starts_afresh(learning.method)
     return Job(
         id=id,
         method=learning.method if parent else "finetune",
         labels=labels,
         parent=parent.resolve() if parent else None,
         encoder=config.model.encoder,
-        epochs=learning.epochs if parent else learning.fit_epochs,
+        epochs=learning.epochs if update else learning.fit_epochs,
         learning_rate=learning.learning_rate,
         warmup_share=learning.warmup_share,
         weight_decay=learning.weight_decay,
         batch_size=learning.batch_size,
         max_tokens=config.model.max_tokens,
         ewc=EWC(**learning.ewc.model_dump()),
+        si=SI(**learning.si.model_dump()),
+        mas=MAS(**learning.mas.model_dump()),
+        lwf=LwF(**learning.lwf.model_dump()),
+        der=DER(**learning.der.model_dump()),
+        agem=AGEM(**learning.agem.model_dump()),
+        interpolate=learning.interpolate and parent is not None,
         seed=seed,
         device=config.model.device,
         precision=config.model.precision,

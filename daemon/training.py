@@ -26,6 +26,7 @@ from daemon.registry import Manifest, Registry
 from daemon.triggers import DAY, Firing
 from daemon.waiting import Waiting
 from learners.job import Failure, Judged, Recent, Report, Rescored, read_rows
+from learners.methods.names import starts_afresh
 
 #: How old the texts that a candidate scores again may be while the learner is at work, in seconds. Those that come
 #: later are in no window of the new champion; the rows are written in some 20 ms.
@@ -148,7 +149,10 @@ class Training:
 
     def _snapshot(self, champion: Champion, seed: int) -> Snapshot:
         new = self._memory.new(champion.newest_example)
-        count = round(len(new) * self._config.learning.replay_ratio)
+        learning = self._config.learning
+        # What starts afresh knows nothing yet, and needs all that is remembered.
+        everything = starts_afresh(learning.method)
+        count = champion.newest_example if everything else round(len(new) * learning.replay_ratio)
         replay = self._memory.replay(champion.newest_example, count, seed)
         return Snapshot(new, replay, self._memory.held_out(champion.newest_example), self._recent())
 

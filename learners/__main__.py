@@ -12,6 +12,7 @@ from pathlib import Path
 from learners.disk import write_atomically
 from learners.errors import LearnerError
 from learners.job import Failure, Job
+from learners.methods.names import starts_afresh
 from learners.process import BusyError, alone, die_with, stop_on_sigterm
 from learners.snapshot import read_job, read_snapshot
 
@@ -57,7 +58,8 @@ def _set_environment(job: Job) -> None:
     """What the libraries read from the environment as they are imported: no hub where none is needed, no chatter."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    if job.parent is not None or job.encoder == "minilm" or Path(job.encoder).expanduser().is_dir():
+    from_parent = job.parent is not None and not starts_afresh(job.method)
+    if from_parent or job.encoder == "minilm" or Path(job.encoder).expanduser().is_dir():
         os.environ["HF_HUB_OFFLINE"] = "1"
 
 

@@ -31,28 +31,28 @@ class Collate:
     """Rows, each with its task id appended by Avalanche, as one padded batch.
 
     Avalanche's plugins take the first of a batch for the input, the second for the target and the last for the
-    task, so the weight is third of four: ids `[batch, longest]` int64, labels `[batch]` int64, weights `[batch]`
-    float32, tasks `[batch]` int64. A dict would break them.
+    task, so what else there is stands between: ids `[batch, longest]` int64, labels `[batch]` int64, weights `[batch]`
+    float32, positions among the rows `[batch]` int64, tasks `[batch]` int64. A dict would break them.
     """
 
     pad_id: int
 
-    def __call__(self, rows: Sequence[tuple[Tokens, int, float, int]]) -> tuple[torch.Tensor, ...]:
-        ids, labels, weights, tasks = zip(*rows, strict=True)
-        return pad(ids, self.pad_id), torch.tensor(labels), torch.tensor(weights), torch.tensor(tasks)
+    def __call__(self, rows: Sequence[tuple[Tokens, int, float, int, int]]) -> tuple[torch.Tensor, ...]:
+        ids, *columns = zip(*rows, strict=True)
+        return pad(ids, self.pad_id), *(torch.tensor(column) for column in columns)
 
 
-class Rows(Dataset[tuple[Tokens, int, float]]):
+class Rows(Dataset[tuple[Tokens, int, float, int]]):
     def __init__(self, rows: Sequence[Row]) -> None:
         self._rows = rows
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, at: int) -> tuple[Tokens, int, float]:
+    def __getitem__(self, at: int) -> tuple[Tokens, int, float, int]:
         row = self._rows[at]
         # A plain tuple: Avalanche appends the task id to it.
-        return row.ids, row.label, row.weight
+        return row.ids, row.label, row.weight, at
 
 
 def stream(parts: Sequence[Sequence[Row]], pad_id: int) -> Any:

@@ -12,7 +12,8 @@ The daemon writes, then starts `python -m learners JOB_DIR`:
 The learner leaves:
 
     metrics.jsonl     `Progress` rows as it goes
-    candidate/        the model (see `learners.model`) and, for EWC, `ewc.safetensors`
+    candidate/        the model (see `learners.model`) and what its method carries to the next job: `ewc.safetensors`
+                      and its like
     judged.jsonl      `Judged` rows: both models on every gate example, in the order of gate.jsonl
     rescored.jsonl    `Rescored` rows: the candidate on every recent text, in the order of recent.jsonl
     report.json       a `Report`, written last: its presence means that the job is done
@@ -21,11 +22,14 @@ The learner leaves:
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-Method = Literal["finetune", "replay", "ewc", "replay+ewc"]
+from learners.methods.names import canonical, starts_afresh
+
+#: A way to learn: parts joined by `+`, see `learners.methods.names`.
+Method = Annotated[str, AfterValidator(canonical)]
 
 Row = TypeVar("Row", bound=BaseModel)
 
@@ -66,6 +70,40 @@ class EWC(_Strict):
     samples: int = Field(gt=0)
 
 
+class SI(_Strict):
+    """Synaptic intelligence (Zenke et al. 2017)."""
+
+    strength: float = Field(ge=0)
+    decay: float = Field(ge=0, le=1)
+
+
+class MAS(_Strict):
+    """Memory aware synapses (Aljundi et al. 2018)."""
+
+    strength: float = Field(ge=0)
+    decay: float = Field(ge=0, le=1)
+    samples: int = Field(gt=0)
+
+
+class LwF(_Strict):
+    """Learning without forgetting (Li & Hoiem 2017)."""
+
+    strength: float = Field(ge=0)
+    temperature: float = Field(gt=0)
+
+
+class DER(_Strict):
+    """Dark experience replay (Buzzega et al. 2020)."""
+
+    strength: float = Field(ge=0)
+
+
+class AGEM(_Strict):
+    """Averaged gradient episodic memory (Chaudhry et al. 2019)."""
+
+    samples: int = Field(gt=0)
+
+
 class Job(_Strict):
     """One training run. Paths are absolute."""
 
@@ -81,10 +119,22 @@ class Job(_Strict):
     batch_size: int = Field(gt=0)
     max_tokens: int = Field(gt=2)
     ewc: EWC
+    si: SI
+    mas: MAS
+    lwf: LwF
+    der: DER
+    agem: AGEM
+    interpolate: bool = False
     seed: int
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _there_is_a_way_between(self) -> "Job":
+        if self.interpolate and starts_afresh(self.method):
+            raise ValueError(f"interpolate goes back towards the parent, and {self.method} does not start from it")
+        return self
 
 
 class Progress(_Strict):
@@ -99,7 +149,10 @@ class Progress(_Strict):
 
 
 class Judged(_Strict):
-    """One gate example and the probability that each model gave to each of the job's labels, in their order."""
+    """One gate example and the probability that each model gave to each of the job's labels, in their order.
+
+    `selected` says that it was used to choose something about the candidate, so that it proves nothing any more.
+    """
 
     id: str
     label: str
@@ -108,6 +161,7 @@ class Judged(_Strict):
     group: Literal["fresh", "old"]
     parent: list[float] | None
     candidate: list[float]
+    selected: bool = False
 
 
 class Rescored(_Strict):
@@ -131,6 +185,8 @@ class Quality(_Strict):
 
 
 class Report(_Strict):
+    """`interpolation` is the candidate's share of the way from its parent's weights to the trained ones, if chosen."""
+
     job: str
     method: Method
     examples: int
@@ -139,6 +195,7 @@ class Report(_Strict):
     seconds: float
     parent: Quality | None
     candidate: Quality
+    interpolation: float | None = None
     data_sha256: str
     seed: int
 

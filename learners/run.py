@@ -4,21 +4,26 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from avalanche.training.plugins import SupervisedPlugin
 
-from learners import ewc
 from learners.data import Row as TrainingRow
 from learners.data import stream
 from learners.device import Compute, be_deterministic, flushed_denormals, resolve, seed_everything, use_threads
 from learners.disk import sync, write_atomically
 from learners.evaluation import Probabilities, accuracy, log_loss, macro_f1
+from learners.interpolation import interpolate, weights_of
 from learners.job import Example, Job, Judged, Quality, Recent, Report, Rescored, write_rows
 from learners.judging import TOKEN_BUDGET, in_order, judge
+from learners.methods.names import replays, starts_afresh
+from learners.methods.registry import Lesson, carried, plugins
 from learners.model import LoadedModel, create, load
 from learners.progress import ProgressPlugin
 from learners.scoring import forward_batches
+from learners.selection import chooses
 from learners.snapshot import Snapshot, data_sha256, read_job, read_recent, read_snapshot
 from learners.strategy import Logits, TextStrategy, TrainingError
 
@@ -28,6 +33,14 @@ METRICS = "metrics.jsonl"
 
 #: What an earlier attempt at the job may have left.
 LEFTOVERS = (METRICS, "judged.jsonl", "rescored.jsonl", "error.json")
+
+
+class Learned(NamedTuple):
+    """What became of training: `chosen` are the ids of the gate examples that something was chosen on."""
+
+    steps: int
+    interpolation: float | None
+    chosen: frozenset[str]
 
 
 def run(directory: Path) -> Report:
@@ -61,53 +74,70 @@ def _do(directory: Path) -> Report:
     be_deterministic()
     # Read again when it is its turn, and found good now: training may take hours.
     read_recent(directory)
-    replayed = snapshot.replay if "replay" in job.method else []
-    steps = _learn(directory, job, snapshot, replayed, compute)
+    learned = _learn(directory, job, snapshot, compute)
 
     # What is judged is what was saved, read as the daemon will read it.
     candidate = load(directory / CANDIDATE, compute.device)
     parent = load(job.parent, compute.device) if job.parent else None
-    qualities = _judge(directory, job, snapshot.gate, parent, candidate, compute)
+    qualities = _judge(directory, job, snapshot.gate, learned.chosen, parent, candidate, compute)
     _rescore(directory, job, read_recent(directory), candidate, compute)
     return Report(
         job=job.id,
         method=job.method,
         examples=len(snapshot.new),
-        replayed=len(replayed),
-        steps=steps,
+        replayed=len(snapshot.replay) if replays(job.method) else 0,
+        steps=learned.steps,
         seconds=time.monotonic() - started,
         parent=qualities[0] if parent else None,
         candidate=qualities[-1],
+        interpolation=learned.interpolation,
         data_sha256=data_sha256(directory),
         seed=job.seed,
     )
 
 
-def _learn(directory: Path, job: Job, snapshot: Snapshot, replayed: list[Example], compute: Compute) -> int:
-    """Train and save the candidate; how many steps that took."""
+def _learn(directory: Path, job: Job, snapshot: Snapshot, compute: Compute) -> Learned:
+    """Train the candidate and save it."""
     seed_everything(job.seed)
+    # The model, as training finds it.
     model = start(job, compute)
-    logits = Logits(model.classifier, model.pad_id, compute)
-    rows = training_rows(model, [*snapshot.new, *replayed])
-    consolidation = None
-    if "ewc" in job.method:
-        # The past is in the replay rows even where they are not learned from.
-        known = rows if replayed else training_rows(model, [*snapshot.new, *snapshot.replay])
-        consolidation = ewc.OnlineEWC(
-            strength=job.ewc.strength,
-            decay=job.ewc.decay,
-            samples=job.ewc.samples,
-            seed=job.seed,
-            rows=known,
-            fisher=ewc.load(job.parent),
-        )
+    started = weights_of(model) if job.interpolate and job.parent else None
+    # What it learns, and how.
+    lesson = _lesson(job, model, snapshot, compute)
+    methods = plugins(lesson)
+    steps = _train(directory, model, lesson, methods)
+    # The weights, as they will be used.
+    interpolation, chosen = None, frozenset[str]()
+    choosing = [example for example in snapshot.gate if chooses(example.id)]
+    if started and choosing:
+        interpolation = interpolate(model, started, choosing, compute)
+        chosen = frozenset(example.id for example in choosing)
+    model.save(directory / CANDIDATE)
+    for method in carried(methods):
+        method.save(directory / CANDIDATE)
+    return Learned(steps, interpolation, chosen)
+
+
+def _lesson(job: Job, model: LoadedModel, snapshot: Snapshot, compute: Compute) -> Lesson:
+    if not replays(job.method):
+        return Lesson(job, training_rows(model, snapshot.new), training_rows(model, snapshot.replay), compute)
+    # Together, for their weights are relative to each other.
+    rows = training_rows(model, [*snapshot.new, *snapshot.replay])
+    return Lesson(job, rows[: len(snapshot.new)], rows[len(snapshot.new) :], compute)
+
+
+def _train(directory: Path, model: LoadedModel, lesson: Lesson, methods: Sequence[SupervisedPlugin]) -> int:
+    """Change the weights of `model`; how many steps that took."""
+    compute = lesson.compute
     with (directory / METRICS).open("w", encoding="utf-8") as file:
-        plugins = [consolidation] if consolidation else []
         strategy = TextStrategy(
-            model=logits, job=job, compute=compute, plugins=[*plugins, ProgressPlugin(file, time.monotonic)]
+            model=Logits(model.classifier, model.pad_id, compute),
+            job=lesson.job,
+            compute=compute,
+            plugins=[*methods, ProgressPlugin(file, time.monotonic)],
         )
         try:
-            strategy.train(stream([rows], model.pad_id)[0], eval_streams=[])
+            strategy.train(stream([lesson.rows], model.pad_id)[0], eval_streams=[])
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 f"{compute.device} ran out of memory ({error})", "lower batch_size or max_tokens"
@@ -115,15 +145,12 @@ def _learn(directory: Path, job: Job, snapshot: Snapshot, replayed: list[Example
     for name, weight in model.classifier.named_parameters():
         if not bool(torch.isfinite(weight).all()):
             raise TrainingError(f"{name} of the candidate is not finite", "lower learning_rate, or set float32")
-    model.save(directory / CANDIDATE)
-    if consolidation:
-        consolidation.save(directory / CANDIDATE)
     return strategy.step
 
 
 def start(job: Job, compute: Compute) -> LoadedModel:
     """The model that training starts from: the parent, or a fresh one; with the job's labels and length."""
-    if job.parent is None:
+    if job.parent is None or starts_afresh(job.method):
         model = create(job.encoder, job.labels, job.max_tokens, job.seed)
         model.classifier.to(compute.device)
         return model
@@ -135,6 +162,8 @@ def start(job: Job, compute: Compute) -> LoadedModel:
 
 def training_rows(model: LoadedModel, examples: Sequence[Example]) -> list[TrainingRow]:
     """`examples` as ids and positions of labels, their weights scaled to a mean of 1: they are relative."""
+    if not examples:
+        return []
     positions = {label: position for position, label in enumerate(model.labels)}
     mean = sum(example.weight for example in examples) / len(examples)
     tokens = model.tokenise([example.text for example in examples])
@@ -148,6 +177,7 @@ def _judge(
     directory: Path,
     job: Job,
     gate: list[Example],
+    chosen: frozenset[str],
     parent: LoadedModel | None,
     candidate: LoadedModel,
     compute: Compute,
@@ -165,6 +195,7 @@ def _judge(
                 group=example.group,
                 parent=judged[0][0][at].tolist() if parent else None,
                 candidate=judged[-1][0][at].tolist(),
+                selected=example.id in chosen,
             )
             for at, example in enumerate(gate)
         ),

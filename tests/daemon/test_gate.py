@@ -64,6 +64,14 @@ def verdict(judged: Sequence[Judged], *, slowdown: float = 1.0, config: GateConf
     return judge(judged, LABELS, slowdown=slowdown, config=config, seed=seed)
 
 
+def test_examples_that_something_was_chosen_on_prove_nothing() -> None:
+    flattered = [row.model_copy(update={"selected": True}) for row in rows(100, right(0.6), right(0.9))]
+    decided = verdict([*flattered, *rows(100, right(0.8), right(0.6), key="unseen")])
+
+    assert not decided.promoted
+    assert decided.fresh == 100
+
+
 def test_a_better_candidate_goes_live_with_its_numbers() -> None:
     decided = verdict(rows(100, right(0.6), right(0.8)) + rows(60, right(0.7), right(0.7), group="old"))
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from learners.device import Compute
-from learners.job import EWC, Example, Job, Recent, write_rows
+from learners.job import AGEM, DER, EWC, MAS, SI, Example, Job, LwF, Recent, write_rows
 from learners.model import LoadedModel, create
 from tests.sentences import LABELS, examples
 
@@ -33,6 +33,11 @@ def job(encoder: Path) -> Job:
         batch_size=8,
         max_tokens=32,
         ewc=EWC(strength=1.0, decay=0.9, samples=16),
+        si=SI(strength=1.0, decay=0.9),
+        mas=MAS(strength=1.0, decay=0.9, samples=16),
+        lwf=LwF(strength=1.0, temperature=2.0),
+        der=DER(strength=0.5),
+        agem=AGEM(samples=8),
         seed=0,
         device="cpu",
         threads=1,

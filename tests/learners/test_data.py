@@ -32,11 +32,12 @@ def test_batches_are_of_like_length_and_differ_between_epochs_but_not_between_ru
 def test_a_batch_is_what_avalanche_plugins_expect():
     rows = [Row(np.array([2, 5, 3], np.int32), 1, 0.5), Row(np.array([2, 3], np.int32), 0, 1.5)]
     dataset = stream([rows], pad_id=0)[0].dataset
-    ids, labels, weights, tasks = dataset.collate_fn([dataset[0], dataset[1]])
+    ids, labels, weights, positions, tasks = dataset.collate_fn([dataset[0], dataset[1]])
     assert ids.tolist() == [[2, 5, 3], [2, 3, 0]]
     assert (ids.dtype, labels.dtype, weights.dtype) == (torch.int64, torch.int64, torch.float32)
     assert labels.tolist() == [1, 0]
     assert weights.tolist() == [0.5, 1.5]
+    assert positions.tolist() == [0, 1]
     assert tasks.tolist() == [0, 0]
     assert dataset.collate_fn == Collate(0)
     assert list(dataset.targets) == [1, 0]

@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from learners import ewc
+from learners.methods import anchor, ewc
+from learners.methods.ewc import OnlineEWC
 from learners.model import ModelError
 from learners.run import training_rows
 from learners.strategy import Logits
+from tests.learners.test_strategy import learn
 from tests.sentences import examples
 
-from .test_strategy import learn
 
-
-def consolidation(rows, fisher=None, **settings):
-    return ewc.OnlineEWC(
-        **{"strength": 1.0, "decay": 0.9, "samples": 16, "seed": 0} | settings, rows=rows, fisher=fisher
+def consolidation(rows, importance=None, **settings):
+    return OnlineEWC(
+        **{"strength": 1.0, "decay": 0.9, "samples": 16, "seed": 0} | settings, rows=rows, importance=importance
     )
 
 
@@ -50,9 +50,9 @@ def test_the_estimate_is_the_fisher_information_on_average(model, compute):
 
 
 def test_moving_every_weight_by_a_unit_costs_half_the_strength():
-    fisher = ewc.normalised({"a": torch.tensor([1.0, 3.0]), "b": torch.tensor([[0.5]])})
-    assert sum(float(information.sum()) for information in fisher.values()) * ewc.UNIT**2 == pytest.approx(1)
-    assert ewc.normalised({"a": torch.zeros(2)})["a"].tolist() == [0, 0]
+    fisher = anchor.normalised({"a": torch.tensor([1.0, 3.0]), "b": torch.tensor([[0.5]])})
+    assert sum(float(information.sum()) for information in fisher.values()) * anchor.UNIT**2 == pytest.approx(1)
+    assert anchor.normalised({"a": torch.zeros(2)})["a"].tolist() == [0, 0]
 
 
 def test_weights_that_do_not_train_are_left_out(model, compute):
@@ -70,7 +70,7 @@ def test_without_a_past_there_is_no_penalty(model, job, compute):
     model.classifier.load_state_dict(state)
     learn(model, job, compute, [examples(24)])
     assert torch.equal(model.classifier.head.weight, held)
-    assert min(float(information.min()) for information in plugin.fisher.values()) >= 0
+    assert min(float(information.min()) for information in plugin.importance.values()) >= 0
 
 
 def test_the_gradient_is_that_of_the_penalty(model, compute):
@@ -85,9 +85,9 @@ def test_the_gradient_is_that_of_the_penalty(model, compute):
         weight.data += 1e-3 * torch.randn_like(weight)
         weight.grad = torch.zeros_like(weight)
     strategy.loss = torch.tensor(2.0)
-    plugin.after_backward(strategy)
+    plugin.before_update(strategy)
     penalty = sum(
-        3.0 / 2 * (plugin.fisher[name] * (weight - anchors[name]) ** 2).sum()
+        3.0 / 2 * (plugin.importance[name] * (weight - anchors[name]) ** 2).sum()
         for name, weight in model.classifier.named_parameters()
     )
     assert float(strategy.loss) == pytest.approx(2 + float(penalty.detach()), rel=1e-4)
@@ -105,10 +105,10 @@ def test_the_stronger_the_penalty_the_less_what_matters_moves(model, job, comput
     moved = []
     for strength in (0.0, 1e-2, 1.0):
         model.classifier.load_state_dict(state)
-        learn(model, job, compute, [relabelled], [consolidation(first.rows, first.fisher, strength=strength)])
+        learn(model, job, compute, [relabelled], [consolidation(first.rows, first.importance, strength=strength)])
         moved.append(
             sum(
-                float((first.fisher[name] * (weight.detach() - anchors[name]) ** 2).sum())
+                float((first.importance[name] * (weight.detach() - anchors[name]) ** 2).sum())
                 for name, weight in model.classifier.named_parameters()
             )
         )
@@ -120,9 +120,9 @@ def test_the_past_fades_by_the_decay(model, job, compute):
     plugin = consolidation(rows, decay=0.5)
     strategy = at_rest(model, compute)
     plugin.after_training_exp(strategy)
-    once = {name: information.clone() for name, information in plugin.fisher.items()}
+    once = {name: information.clone() for name, information in plugin.importance.items()}
     plugin.after_training_exp(strategy)
-    for name, information in plugin.fisher.items():
+    for name, information in plugin.importance.items():
         torch.testing.assert_close(information, once[name] * 1.5)
 
 
@@ -132,19 +132,19 @@ def test_a_head_for_other_labels_starts_free(model, compute):
     plugin.after_training_exp(at_rest(model, compute))
     grown = model.with_labels([*model.labels, "mixed"], seed=0)
     plugin.before_training_exp(at_rest(grown, compute))
-    assert not {"head.weight", "head.bias"} & set(plugin.fisher)
-    assert "encoder.embeddings.word_embeddings.weight" in plugin.fisher
+    assert not {"head.weight", "head.bias"} & set(plugin.importance)
+    assert "encoder.embeddings.word_embeddings.weight" in plugin.importance
 
 
 def test_what_was_saved_is_what_is_loaded(model, compute, tmp_path):
-    assert ewc.load(None) is None
-    assert ewc.load(tmp_path) is None
+    assert OnlineEWC.load(None) is None
+    assert OnlineEWC.load(tmp_path) is None
     fisher = {"head.weight": torch.rand(3, 32)}
     consolidation([], fisher).save(tmp_path)
-    loaded = ewc.load(tmp_path)
+    loaded = OnlineEWC.load(tmp_path)
     assert loaded is not None
     assert torch.equal(loaded["head.weight"], fisher["head.weight"])
-    whole = (tmp_path / ewc.FILE).read_bytes()
-    (tmp_path / ewc.FILE).write_bytes(whole[:50])
+    whole = (tmp_path / OnlineEWC.FILE).read_bytes()
+    (tmp_path / OnlineEWC.FILE).write_bytes(whole[:50])
     with pytest.raises(ModelError, match="damaged"):
-        ewc.load(tmp_path)
+        OnlineEWC.load(tmp_path)

@@ -1,0 +1,311 @@
+"""Every way of learning on the same streams: what is known at the end, what was forgotten, and what it cost.
+
+    python -m benchmarks.learning --data FOLDER                      a short table, about two hours on 2 cores
+    python -m benchmarks.learning --data FOLDER --full               whole streams; for a GPU, or row by row
+    python -m benchmarks.learning --data FOLDER --sets domains --ways relearnd replay --seeds 1
+
+FOLDER holds the streams that `benchmarks.stretches` names. A run learns one set in one way with one seed: a model
+fitted on the base rows, then a training job after each `--every` labels, as the daemon makes them (its memory, its
+shares, its settings), each from the one before it; no gate stands between them. Finished runs are kept in `--out` and
+not done again, so the table can be stopped and gone on with; ways can be added with `--set`, which changes all that
+are run and needs an `--out` of its own. Figures are macro-F1, in points of 100: `final` the mean over the slices at
+the end, `worst` the lowest of them, `forgot` the mean fall from each slice's best, `back` backward transfer (Lopez-Paz
+& Ranzato 2017: the end against the moment a slice had just been taught), `live` every text by the model of its time.
+"""
+
+import argparse
+import itertools
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.stretches import COURSES, Course, Rows
+from daemon.config import Config
+from daemon.learning import Snapshot, job_settings, make_job
+from daemon.memory import Labelled, Memory
+from daemon.settings import load as load_settings
+from daemon.state import open_state
+from learners.device import resolve, use_threads
+from learners.evaluation import macro_f1
+from learners.job import Example
+from learners.judging import TOKEN_BUDGET
+from learners.model import LoadedModel
+from learners.model import load as load_model
+from learners.run import run as learn
+from learners.scoring import Floats, forward_batches
+
+#: A way of learning, by name: settings of the daemon's own. No settings are the daemon's defaults.
+WAYS: dict[str, tuple[str, ...]] = {
+    "relearnd": (),
+    "finetune": ("learning.method=finetune",),
+    "replay": ("learning.method=replay",),
+    "ewc": ("learning.method=ewc",),
+    "replay+ewc": ("learning.method=replay+ewc",),
+    "si": ("learning.method=si",),
+    "mas": ("learning.method=mas",),
+    "lwf": ("learning.method=lwf",),
+    "lwf+replay": ("learning.method=lwf+replay",),
+    "der": ("learning.method=der",),
+    "er-ace": ("learning.method=er-ace",),
+    "agem": ("learning.method=agem",),
+    "replay, interpolated": ("learning.method=replay", "learning.interpolate=true"),
+}
+
+#: Rows that learn nothing, and everything at once: what there is to win.
+NOTHING, JOINT = "do nothing", "joint"
+
+#: Held-out examples that a job is given to choose by, newest first; a way that chooses nothing ignores them.
+HELD_OUT = 300
+
+#: The short setting: rows of a stretch (and of the base), and of a slice.
+SHORT = (240, 100)
+
+
+@dataclass
+class Outcome:
+    """One run. `after[stretch][slice]` is macro-F1 after each stretch; row 0 is before the first."""
+
+    course: str
+    way: str
+    seed: int
+    order: int
+    slices: list[str]
+    taught_by: list[int]
+    after: list[list[float]] = field(default_factory=list)
+    live: float = 0.0
+    samples: int = 0
+    seconds: float = 0.0
+
+    @property
+    def final(self) -> float:
+        return statistics.mean(self.after[-1])
+
+    @property
+    def worst(self) -> float:
+        return min(self.after[-1])
+
+    @property
+    def forgot(self) -> float:
+        """Mean fall from the best that each slice had since it was first taught; 0 for `JOINT`, which has no past."""
+        if len(self.after) == 1:
+            return 0.0
+        best = [max(row[at] for row in self.after[since + 1 :]) for at, since in enumerate(self.taught_by)]
+        return statistics.mean(top - last for top, last in zip(best, self.after[-1], strict=True))
+
+    @property
+    def back(self) -> float:
+        taught = [(at, since) for at, since in enumerate(self.taught_by) if since < len(self.after) - 2]
+        return statistics.mean(self.after[-1][at] - self.after[since + 1][at] for at, since in taught) if taught else 0
+
+
+class Run:
+    """Learns one course in one way, in a scratch directory."""
+
+    def __init__(self, course: Course, config: Config, seed: int, scratch: Path, base: Path) -> None:
+        self._course = course
+        self._config = config
+        self._seed = seed
+        self._scratch = scratch
+        self._base = base
+        self._compute = resolve(config.model.device, config.model.precision)
+        self._jobs = 0
+        use_threads(config.learning.threads)
+
+    def do(self, way: str, order: int, every: int, say: Callable[[str], None]) -> Outcome:
+        course = self._course
+        taught_by = [one.taught_by for one in course.slices]
+        outcome = Outcome(course.name, way, self._seed, order, [one.name for one in course.slices], taught_by)
+        if way == JOINT:
+            return self._joint(outcome)
+        champion = self._fitted(course.base)
+        model = load_model(champion, self._compute.device)
+        outcome.after.append(self._known(model))
+        seen: list[tuple[int, int]] = []
+        memory = Memory(open_state(self._scratch / "state.db"), self._config.memory)
+        memory.add(course.base)
+        for place, stretch in enumerate(course.stretches, 1):
+            for first in range(0, len(stretch), every):
+                texts = stretch[first : first + every]
+                seen += self._lived(model, texts)
+                if way != NOTHING:
+                    champion = self._update(champion, memory, texts, outcome)
+                    model = load_model(champion, self._compute.device)
+            outcome.after.append(self._known(model))
+            say(f"stretch {place} of {len(course.stretches)}: {100 * statistics.mean(outcome.after[-1]):.1f}")
+        outcome.live = _macro_f1(seen)
+        return outcome
+
+    def _update(self, champion: Path, memory: Memory, texts: Rows, outcome: Outcome) -> Path:
+        since = memory.newest()
+        memory.add(texts)
+        new = memory.new(since)
+        replay = memory.replay(since, round(len(new) * self._config.learning.replay_ratio), self._seed + self._jobs)
+        held_out = memory.held_out(since)[-HELD_OUT:]
+        memory.evict()
+        return self._train(Snapshot(new, replay, held_out, []), champion, outcome)
+
+    def _fitted(self, rows: Rows) -> Path:
+        """The model that all ways begin with, fitted once."""
+        if not self._base.exists():
+            nothing = Outcome("", "", 0, 0, [], [])
+            self._train(Snapshot(_examples(rows), [], _examples(rows)[:1], []), None, nothing).rename(self._base)
+        return self._base
+
+    def _joint(self, outcome: Outcome) -> Outcome:
+        rows = _examples([row for rows in (self._course.base, *self._course.stretches) for row in rows])
+        model = load_model(self._train(Snapshot(rows, [], rows[:1], []), None, outcome), self._compute.device)
+        outcome.after.append(self._known(model))
+        return outcome
+
+    def _train(self, snapshot: Snapshot, parent: Path | None, outcome: Outcome) -> Path:
+        """Do one job; the candidate's directory. What is left of the job before it is deleted."""
+        self._jobs += 1
+        directory = self._scratch / f"job-{self._jobs}"
+        seed = 1_000 * self._seed + self._jobs
+        job = job_settings(self._config, id=directory.name, labels=self._course.labels, parent=parent, seed=seed)
+        make_job(job, snapshot, directory)
+        started = time.monotonic()
+        report = learn(directory)
+        outcome.seconds += time.monotonic() - started
+        outcome.samples += min(report.steps * job.batch_size, round(job.epochs * (len(snapshot.new) + report.replayed)))
+        if parent is not None and parent.is_relative_to(self._scratch):
+            shutil.rmtree(parent.parent)
+        return directory / "candidate"
+
+    def _known(self, model: LoadedModel) -> list[float]:
+        return [_macro_f1(self._lived(model, one.rows)) for one in self._course.slices]
+
+    def _lived(self, model: LoadedModel, rows: Rows) -> list[tuple[int, int]]:
+        """True and predicted label of each, as positions."""
+        given = self._probabilities(model, [row.text for row in rows])
+        said = [self._course.labels.index(model.labels[at]) for at in given.argmax(1)]
+        return [(self._course.labels.index(row.label), answer) for row, answer in zip(rows, said, strict=True)]
+
+    def _probabilities(self, model: LoadedModel, texts: list[str]) -> Floats:
+        return forward_batches(model, model.tokenise(texts), TOKEN_BUDGET, self._compute).probabilities
+
+
+def _macro_f1(pairs: Sequence[tuple[int, int]]) -> float:
+    truth, said = (np.array(side, dtype=np.int64) for side in zip(*pairs, strict=True))
+    return macro_f1(np.eye(int(max(truth.max(), said.max())) + 1, dtype=np.float32)[said], truth)
+
+
+def _examples(rows: Sequence[Labelled]) -> list[Example]:
+    return [Example(**row._asdict()) for row in rows]
+
+
+def table(outcomes: Sequence[Outcome], course: str) -> list[list[str]]:
+    """A row for each way, best first: its figures over the seeds and orders, mean and spread."""
+    ways = sorted({one.way for one in outcomes if one.course == course})
+    rows = []
+    for way in ways:
+        runs = [one for one in outcomes if one.course == course and one.way == way]
+        figures = [_spread([100 * getattr(run, name) for run in runs]) for name in ("final", "worst", "forgot", "back")]
+        live = "" if way == JOINT else _spread([100 * run.live for run in runs])
+        if way == JOINT:
+            figures[2:] = ["", ""]
+        cost = [f"{statistics.mean(run.samples for run in runs):,.0f}"]
+        cost.append(f"{statistics.mean(run.seconds for run in runs):,.0f}")
+        rows.append((statistics.mean(run.final for run in runs), [way, *figures, live, *cost, str(len(runs))]))
+    return [cells for _, cells in sorted(rows, reverse=True)]
+
+
+HEADINGS = ["way", "final", "worst", "forgot", "back", "live", "samples", "seconds", "runs"]
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean = f"{statistics.mean(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ±{statistics.stdev(values):.1f}"
+
+
+def markdown(outcomes: Sequence[Outcome]) -> str:
+    parts = []
+    for course in dict.fromkeys(one.course for one in outcomes):
+        lines = [HEADINGS, ["---", *["---:"] * (len(HEADINGS) - 1)], *table(outcomes, course)]
+        parts.append("\n".join([f"### {course}", "", *("| " + " | ".join(cells) + " |" for cells in lines)]))
+    return "\n\n".join(parts) + "\n"
+
+
+def plot(outcomes: Sequence[Outcome], path: Path) -> None:
+    """What each way knows at the end over what it cost, a panel for each set."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    courses = list(dict.fromkeys(one.course for one in outcomes))
+    figure, panels = pyplot.subplots(1, len(courses), figsize=(6.5 * len(courses), 5), squeeze=False)
+    for panel, course in zip(panels[0], courses, strict=True):
+        for way in dict.fromkeys(one.way for one in outcomes if one.course == course):
+            runs = [one for one in outcomes if one.course == course and one.way == way]
+            x, y = statistics.mean(run.seconds for run in runs), 100 * statistics.mean(run.final for run in runs)
+            panel.plot(x, y, "o", color="C3" if way == "relearnd" else "C0")
+            panel.annotate(way, (x, y), textcoords="offset points", xytext=(5, 3), fontsize=8)
+        panel.set(title=course, xlabel="seconds of training", ylabel="final macro-F1, mean over slices")
+        panel.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _show(outcomes: Sequence[Outcome], console: Console) -> None:
+    for course in dict.fromkeys(one.course for one in outcomes):
+        shown = Table(*HEADINGS, title=course)
+        for cells in table(outcomes, course):
+            shown.add_row(*cells)
+        console.print(shown)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--sets", nargs="+", choices=COURSES, default=list(COURSES))
+    parser.add_argument("--ways", nargs="+", choices=[NOTHING, JOINT, *WAYS], default=[NOTHING, JOINT, *WAYS])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--orders", type=int, default=2, help="the stretches as they came, and so many less one others")
+    parser.add_argument("--full", action="store_true", help="whole streams")
+    parser.add_argument("--every", type=int, default=1_000, help="labels to a training job")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the daemon's")
+    parser.add_argument("--out", type=Path, default=Path("out/learning"))
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = _arguments()
+    size = "full" if arguments.full else "short"
+    kept = arguments.out / size
+    kept.mkdir(parents=True, exist_ok=True)
+    console = Console()
+    # Other orders are run with the first seed alone: what they tell is another thing than the seeds.
+    plans = [(seed, 0) for seed in range(arguments.seeds)] + [(0, order) for order in range(1, arguments.orders)]
+    outcomes = []
+    for name, (seed, order) in itertools.product(arguments.sets, plans):
+        course = COURSES[name](arguments.data, order)
+        course = course if arguments.full else course.cut(*SHORT)
+        for way in arguments.ways:
+            done = kept / f"{name}-{way.replace(' ', '_')}-{seed}-{order}.json"
+            if not done.exists():
+                say = partial(console.log, f"{name}, {way}, seed {seed}, order {order}:")
+                config = load_settings(None, environment={}, overrides=[*WAYS.get(way, ()), *arguments.set])
+                with tempfile.TemporaryDirectory(prefix="relearnd-learning-") as scratch:
+                    run = Run(course, config, seed, Path(scratch), kept / f"{name}-base-{seed}-{order}")
+                    done.write_text(json.dumps(asdict(run.do(way, order, arguments.every, say))))
+            outcomes.append(Outcome(**json.loads(done.read_text())))
+    _show(outcomes, console)
+    (kept / "table.md").write_text(markdown(outcomes))
+    plot(outcomes, kept / "table.png")
+    console.print(f"{kept / 'table.md'}, {kept / 'table.png'}")
+
+
+if __name__ == "__main__":
+    main()

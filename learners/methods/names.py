@@ -1,0 +1,70 @@
+"""What a method may be called: parts joined by `+`, as in `replay+ewc`. Imports nothing, so that the daemon can too."""
+
+import difflib
+
+#: Every part, in the order that a method's name has them.
+PARTS = ("finetune", "joint", "replay", "er-ace", "der", "lwf", "ewc", "si", "mas", "agem")
+
+#: Parts that learn from the replayed rows too.
+REPLAYING = frozenset({"joint", "replay", "er-ace", "der"})
+
+#: Parts that hold weights in place by what they were worth to the past.
+HOLDING = frozenset({"ewc", "si", "mas"})
+
+#: Parts that are a whole method, and why.
+ALONE = {
+    "finetune": "it is learning from the new examples with nothing added",
+    "joint": "it starts afresh and learns from everything, so there is nothing to protect",
+}
+
+
+def canonical(method: str) -> str:
+    """`method` with its parts in order.
+
+    Raises:
+        ValueError: a part is unknown or named twice, or two of them do not go together; says which and why.
+    """
+    parts = [part.strip() for part in method.split("+")]
+    for part in parts:
+        if part not in PARTS:
+            raise ValueError(f"{part!r} is no way to learn; {_nearest(part)}")
+        if parts.count(part) > 1:
+            raise ValueError(f"{part} is named twice; once is enough")
+    if len(parts) > 1:
+        _refuse_conflicts(frozenset(parts))
+    return "+".join(sorted(parts, key=PARTS.index))
+
+
+def replays(method: str) -> bool:
+    """Whether the method learns from the replayed rows beside the new ones."""
+    return not REPLAYING.isdisjoint(parts(method))
+
+
+def starts_afresh(method: str) -> bool:
+    """Whether training starts from the encoder, as if there were no parent."""
+    return "joint" in parts(method)
+
+
+def parts(method: str) -> list[str]:
+    """The parts of a canonical name, in order."""
+    return method.split("+")
+
+
+def _refuse_conflicts(parts: frozenset[str]) -> None:
+    for part, because in ALONE.items():
+        if part in parts:
+            raise ValueError(f"{part} stands alone: {because}")
+    if len(holding := sorted(HOLDING & parts)) > 1:
+        raise ValueError(f"{' and '.join(holding)} hold the same weights for the same reason; choose one")
+    if "replay" in parts and (own := sorted(parts & {"er-ace", "der"})):
+        raise ValueError(f"{own[0]} replays already; leave out replay")
+    if "agem" in parts and (rehearsed := sorted(REPLAYING & parts)):
+        raise ValueError(
+            f"agem only keeps steps from harming the replayed examples, and {rehearsed[0]} learns from them; choose one"
+        )
+
+
+def _nearest(part: str) -> str:
+    alike = difflib.get_close_matches(part, PARTS, n=1)
+    known = f"there are {', '.join(PARTS)}, joined by +"
+    return f"did you mean {alike[0]}? {known}" if alike else known
