@@ -6,6 +6,7 @@ stream time: the next slice is scored by what came of it. With a seed, the same 
 
 import shutil
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ from daemon.fit import LOOK, fit
 from daemon.ledger import Ledger, by_domain
 from daemon.metrics import Metrics
 from daemon.recording import Slice, slices
-from daemon.records import Alert, DeadLetter, Decoder, Label, Score, Text, utc
+from daemon.records import Alert, DeadLetter, Decoder, Label, LabelRequest, Score, Text, utc
 from daemon.registry import Registry
 from daemon.report import write_page
 from daemon.rows import HoldoutRow, dump, labelled, read
@@ -29,6 +30,10 @@ from learners.job import Progress
 
 class BacktestError(RelearndError):
     """The backtest cannot run; the message says what is missing."""
+
+
+#: Decides which recorded labels are delivered: given those that are due and what was asked for since the last call.
+Annotator = Callable[[Sequence[Message], Sequence[LabelRequest]], Sequence[Message]]
 
 
 class Watcher(Protocol):
@@ -42,7 +47,8 @@ class Watcher(Protocol):
 class Backtest:
     """One run over a recording; its home, `report.json` and `report.html` go to `out`."""
 
-    def __init__(self, config: Config, out: Path, watcher: Watcher) -> None:
+    def __init__(self, config: Config, out: Path, watcher: Watcher, annotator: Annotator | None = None) -> None:
+        """Without an `annotator` every label is delivered when it is due. What is not delivered is judged by still."""
         self.out = out
         # What is promoted here stays here: no scorer may fetch it.
         changes = {"home": (out / "home").resolve(), "registry": RegistryConfig(), "records": _plain(config.records)}
@@ -50,6 +56,8 @@ class Backtest:
         self.ledger = Ledger()
         self._live_home = config.home
         self._watcher = watcher
+        self._annotator = annotator
+        self._asked: list[LabelRequest] = []
         self._text_decoder = Decoder(Text, self.config.records)
         self._label_decoder = Decoder(Label, self.config.records)
         self._registry = Registry(self.config.home / "models")
@@ -105,7 +113,11 @@ class Backtest:
 
     def _advance(self, part: Slice) -> None:
         scores = self._score(part) if part.texts else []
-        self.controller.step([*scores, *part.labels], {}, part.now)
+        labels: Sequence[Message] = part.labels
+        if self._annotator is not None:
+            labels = self._annotator(part.labels, self._asked)
+            self._asked = []
+        self.controller.step([*scores, *labels], {}, part.now)
         self._publish()
         self._note(part)
         while self.controller.training.learner is not None:
@@ -158,6 +170,8 @@ class Backtest:
             for _, message in waiting:
                 if message.topic == self.config.topics.alerts:
                     self.ledger.alerts.append(Alert.model_validate_json(message.value))
+                if message.topic == self.config.topics.label_requests:
+                    self._asked.append(LabelRequest.model_validate_json(message.value))
                 self.ledger.dead_letters += message.topic == self.config.topics.dead_letters
             self.controller.outbox.forget(waiting[-1][0] + 1)
 

@@ -27,12 +27,20 @@ app.add_typer(topics, name="topics")
 dead_letters = typer.Typer(no_args_is_help=True, help="Look at what could not be read, and send it back.")
 app.add_typer(dead_letters, name="dead-letters")
 
+labels = typer.Typer(no_args_is_help=True, help="Look at labels that are not trusted, and decide about them.")
+app.add_typer(labels, name="labels")
+
 ConfigPath = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file; without it, the defaults.")]
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY.PATH=VALUE", help="Over the file and the environment; may repeat.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 OfReason = Annotated[str | None, typer.Option(metavar="REASON", help="Only those of this reason.")]
+OfCause = Annotated[
+    str | None, typer.Option(metavar="CAUSE", help="Only those set aside as `disagreement`, `likely error` or `held`.")
+]
+DoubtfulId = Annotated[str | None, typer.Argument(metavar="[ID]", help="The text's id.")]
+EveryDoubt = Annotated[bool, typer.Option("--all", help="All that are set aside.")]
 OfOrigin = Annotated[str | None, typer.Option(metavar="TOPIC", help="Only those from this topic.")]
 
 out = Console(soft_wrap=True, highlight=False)
@@ -314,6 +322,49 @@ def dead_letters_replay(
         out.print("nothing to send that has not been sent before")
     if done.cut:
         out.print(f"{done.cut} too_large were cut when they were set aside; send them again from where they came from")
+
+
+@labels.command("doubtful")
+def labels_doubtful(
+    cause: OfCause = None,
+    config: ConfigPath = None,
+    as_json: AsJson = False,
+    set_: Overrides = [],  # noqa: B006
+) -> None:
+    """Labels that were set aside and why, the newest last."""
+    from daemon.show import print_doubts
+
+    print_doubts(_load(config, set_), cause, out, as_json=as_json)
+
+
+@labels.command("accept")
+def labels_accept(
+    id: DoubtfulId = None,
+    cause: OfCause = None,
+    all_: EveryDoubt = False,
+    config: ConfigPath = None,
+    set_: Overrides = [],  # noqa: B006
+) -> None:
+    """Learn from labels that were set aside: one, all of a cause, or all."""
+    _steer(_load(config, set_), "labels accept", _meant(id, cause, everything=all_))
+
+
+@labels.command("drop")
+def labels_drop(
+    id: DoubtfulId = None,
+    cause: OfCause = None,
+    all_: EveryDoubt = False,
+    config: ConfigPath = None,
+    set_: Overrides = [],  # noqa: B006
+) -> None:
+    """Never learn from labels that were set aside: one, all of a cause, or all."""
+    _steer(_load(config, set_), "labels drop", _meant(id, cause, everything=all_))
+
+
+def _meant(id: str | None, cause: str | None, *, everything: bool) -> dict[str, str]:
+    if sum([id is not None, cause is not None, everything]) != 1:
+        raise RelearndError("say which labels: an ID, --cause CAUSE or --all, and one of them only")
+    return {name: value for name, value in (("id", id), ("cause", cause)) if value is not None}
 
 
 @app.command()

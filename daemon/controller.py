@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from connectors.topic import FencedError, Message, Outgoing, Partition, Positions
+from daemon.asking import Asking
 from daemon.champion import CauseOfRollback, Champion, Reign
 from daemon.config import Config
 from daemon.drift.monitor import Alarm
@@ -22,7 +23,7 @@ from daemon.memory import Memory
 from daemon.metrics import Metrics
 from daemon.outbox import Outbox
 from daemon.publisher import Publisher
-from daemon.records import Alert
+from daemon.records import Alert, encode
 from daemon.registry import Registry, RegistryError
 from daemon.state import Blobs, Commands, Decisions, ReadPositions, transaction
 from daemon.steering import REFUSED
@@ -63,6 +64,7 @@ class Controller:
         self.reign = Reign(db, config, registry, Publisher(store, registry, metrics) if store else None)
         self.training = Training(db, config, registry, self.memory, self.waiting)
         self.intake = Intake(db, config, metrics, self.memory, self.waiting)
+        self.asking = Asking(db, config.asking, self.waiting)
         #: What has been noticed and not yet acted on; stored with each step.
         self._noticed: dict[str, Any] = self._blobs.get_json(
             "noticed", {"drift": None, "manual": None, "best_accuracy": None, "schedule_seen": None, "held": None}
@@ -109,6 +111,7 @@ class Controller:
             if judgement is not None:
                 self._conclude(judgement, now)
             self._consider(now)
+            self._ask(now)
             self.reign.announce()
             for alert in alerts:
                 self._metrics.alerts.labels(alert.status).inc()
@@ -117,6 +120,7 @@ class Controller:
             if now - self._housekept >= HOUSEKEEPING:
                 self._housekept = now
                 self.intake.expire(now)
+                self.asking.expire(now, self._config.labels.horizon)
             if messages or alerts:
                 self._positions.save(positions)
             self._save()
@@ -125,6 +129,13 @@ class Controller:
         self.training.supervise()
         self._measure_training()
         self._metrics.controller_step_seconds.observe(time.perf_counter() - started)
+
+    def _ask(self, now: float) -> None:
+        if self.champion is None:
+            return
+        for request in self.asking.requests(self.champion, now):
+            self._metrics.label_requests.inc()
+            self.outbox.put(Outgoing(self._config.topics.label_requests, encode(request), request.id.encode()))
 
     def _require_ownership(self) -> None:
         """What is in memory is a copy of the state: once another controller writes there, it is worth nothing."""
@@ -199,9 +210,19 @@ class Controller:
                 return f"rolled back to {self.champion.version}" if self.champion else "rolled back"
             if name == "promote":
                 return self._promote_by_hand(arguments.get("version", ""), by, now)
+            if name in ("labels accept", "labels drop"):
+                return self._review(arguments, now, accept=name == "labels accept")
         except (ValueError, RegistryError) as error:
             return f"{REFUSED}{error}"
         return f"{REFUSED}there is no command {name!r}"
+
+    def _review(self, arguments: Mapping[str, str], now: float, *, accept: bool) -> str:
+        model = self.champion.version if self.champion else ""
+        done, alerts = self.intake.review.decide(arguments, model, now, accept=accept)
+        self.intake.changed()
+        for alert in alerts:
+            self.intake.send(alert)
+        return done
 
     def _promote_by_hand(self, version: str, by: str, now: float) -> str:
         self._registry.verify(version)
@@ -250,6 +271,8 @@ class Controller:
         if firing.outcome == "held":
             log.info("trigger held", trigger=firing.trigger, because=firing.reason)
             return
+        if (doubted := self.intake.review.screen(champion, now)) > 0:
+            log.info("labels set aside", labels=doubted)
         job = self.training.start(firing, champion, now)
         log.info("learning", trigger=firing.trigger, because=firing.reason, version=job.version, parent=job.parent)
 

@@ -3,9 +3,11 @@
 Everything here happens inside the controller's step, and every part's state is stored with it.
 """
 
+import json
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,9 +24,10 @@ from daemon.metrics import Metrics
 from daemon.outbox import Outbox
 from daemon.prequential import Prequential
 from daemon.records import Alert, DeadLetter, Decoder, Encoder, Label, Reason, Score, decode_sketch, utc
+from daemon.review import Review
 from daemon.scorer import dead_letter
 from daemon.state import Blobs
-from daemon.waiting import Answer, Joined, Scored, Waiting
+from daemon.waiting import Joined, Scored, Waiting
 from learners.job import Rescored
 from learners.model import SKETCH_DIMENSIONS
 
@@ -59,6 +62,7 @@ class Intake:
         self.alerts = Encoder(Alert, config.topics.alerts, config.records)
         self.probation = Probation(db, config)
         self.monitor = DriftMonitor(config.drift, config.seed)
+        self.review = Review(db, config, metrics, memory, waiting)
         self.spikes = SpikeWatch(config.alerts, "")
         self.prequential = Prequential("", window=config.triggers.accuracy.window, max_slices=MAX_SLICES)
         self._restore()
@@ -89,14 +93,22 @@ class Intake:
             else:
                 label = self._decode_label(message, champion, now)
                 labels.extend([(label, message)] if label else [])
-        self._join(self._take_scores(scores, champion, news, now), champion, news)
-        self._join(self._take_labels([label for label, _ in labels], now), champion, news)
+        self._join(self._take_scores(scores, champion, news, now), champion, news, now)
+        for alarm, moment in news.alarms:
+            if alarm.signal != "error" and alarm.direction == "rose":
+                self.review.moved(moment)
+        joined, settled = self._take_labels([label for label, _ in labels], now)
+        self._join(joined, champion, news, now, settled)
         return news
 
     def rebase(self, champion: Champion, rescored: Sequence[Rescored], now: float) -> None:
         """Start judging a new champion, on the recent past as it scores it; without any, from the coming texts."""
         self._changed = True
         self.prequential.swap(champion.version)
+        self.review.rebase()
+        self._waiting.sketch_again(
+            champion.version, {row.id: np.array(row.sketch, dtype="<f2").tobytes() for row in rescored}
+        )
         texts = {text.id: text for text in self._waiting.recent(self._config.memory.rescored * 2)} if rescored else {}
         best = {row.id: champion.labels[int(np.argmax(row.probabilities))] for row in rescored}
         unlabelled = sorted(self._waiting.without_truth(list(best)) & texts.keys())
@@ -119,12 +131,19 @@ class Intake:
 
     def expire(self, now: float) -> None:
         """Let go of what has waited too long and of what memory has no room for."""
+        for alert in self.review.expire(self.prequential.version, now):
+            self._changed = True
+            self.send(alert)
         expired = self._waiting.expire(now)
         self._metrics.scores_expired.inc(expired.scores)
         self._metrics.labels.labels("expired").inc(expired.labels)
         self._memory.evict()
         for part, count in self._memory.parts().items():
             self._metrics.memory_examples.labels(part).set(count)
+
+    def changed(self) -> None:
+        """Something but a message has changed what `save` stores."""
+        self._changed = True
 
     def save(self) -> None:
         """Store the state of every part that has changed, within the step's transaction."""
@@ -133,6 +152,7 @@ class Intake:
         self._changed = False
         self._blobs.put("drift", self.monitor.state())
         self._blobs.put_json("prequential", self.prequential.state())
+        self.review.save()
         for name, value in self.spikes.dirty().items():
             if value is None:
                 self._db.execute("DELETE FROM alert_windows WHERE key = ?", (name,))
@@ -204,18 +224,22 @@ class Intake:
             return
         seen = [alerts.Scored(s.key, s.label, min(s.timestamp.timestamp(), now), s.model, s.text) for s in scores]
         for alert in [*self.spikes.update(seen), *self.spikes.advance(max(one.timestamp for one in seen))]:
-            self._send(alert)
+            self.send(alert)
 
-    def _send(self, alert: Alert) -> None:
+    def send(self, alert: Alert) -> None:
+        """Say it with the step: logged, counted and put into the outbox."""
         self._metrics.alerts.labels(alert.status).inc()
         story = {"key": alert.key, "share": round(alert.value, 3), "usual": round(alert.baseline, 3)}
         log.warning(f"alert {alert.status}", name=alert.name, severity=alert.severity, **story)
         self._outbox.put(Outgoing(self._config.topics.alerts, self.alerts.encode(alert), alert.key.encode()))
 
-    def _take_labels(self, labels: Sequence[Label], now: float) -> list[Joined]:
-        joined = []
+    def _take_labels(self, labels: Sequence[Label], now: float) -> tuple[list[Joined], set[str]]:
+        """The labels that found their score, and the ids of those that have settled a doubt."""
+        joined, settled = [], set()
         for label in labels:
-            found = self._waiting.add_label(Answer(label.id, label.label, label.weight, now))
+            answer, decided = self.review.cast(label, now)
+            settled.update([label.id] if decided else [])
+            found = self._waiting.add_label(answer)
             if found is not None:
                 joined.append(found)
                 continue
@@ -223,20 +247,31 @@ class Intake:
             if label.text is not None:
                 # It brings its own text, so it can be learned from before, or without, a score.
                 when = label.timestamp.timestamp() if label.timestamp else now
-                self._memory.add([Labelled(label.id, label.text, label.label, None, None, when, label.weight)])
-        return joined
+                self.review.learn(Labelled(label.id, label.text, answer.label, None, None, when, answer.weight))
+        return joined, settled
 
-    def _join(self, joined: Sequence[Joined], champion: Champion | None, news: News) -> None:
+    def _join(
+        self,
+        joined: Sequence[Joined],
+        champion: Champion | None,
+        news: News,
+        now: float,
+        settled: AbstractSet[str] = frozenset(),
+    ) -> None:
         """Judge the scores whose truth came, and remember them as examples."""
         live: list[Joined] = []
         for one in joined:
-            if one.before == one.truth:
+            if one.before == one.truth and one.scored.id not in settled:
                 self._metrics.labels.labels("duplicate").inc()
                 continue
             scored = one.scored
-            self._memory.add(
-                [Labelled(scored.id, scored.text, one.truth, scored.source, scored.key, scored.timestamp, one.weight)]
-            )
+            trusted, said = self.review.hear(one, now)
+            for alert in said:
+                self.send(alert)
+            if not trusted:
+                # Nothing may be decided on it either: neither drift nor a rollback.
+                self._metrics.labels.labels("held").inc()
+                continue
             if one.before is not None:
                 # What was counted stays counted: the label changes what is learned, not what is known of the past.
                 self._metrics.labels.labels("corrected").inc()
@@ -262,6 +297,7 @@ class Intake:
 
 
 def _kept(score: Score, now: float) -> Scored:
+    sketch = None if score.sketch is None else decode_sketch(score.sketch).astype("<f2").tobytes()
     return Scored(
         score.id,
         score.text,
@@ -271,6 +307,9 @@ def _kept(score: Score, now: float) -> Scored:
         score.label,
         score.model,
         now,
+        json.dumps(score.probabilities),
+        sketch,
+        None if sketch is None else score.model,
     )
 
 

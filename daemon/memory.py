@@ -72,6 +72,16 @@ class Memory:
             rows,
         )
 
+    def take_out(self, ids: Sequence[str]) -> list[Labelled]:
+        """Remove the examples of `ids`, and return those that were here."""
+        taken = []
+        for id in ids:
+            row = self._db.execute(
+                "DELETE FROM examples WHERE id = ? RETURNING id, text, label, source, key, timestamp, weight", (id,)
+            ).fetchone()
+            taken.extend([Labelled(*row)] if row else [])
+        return taken
+
     def newest(self) -> int:
         """The sequence number of the latest example; 0 when there is none."""
         return int(self._db.execute("SELECT coalesce(max(seq), 0) FROM examples").fetchone()[0])

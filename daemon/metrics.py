@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar, get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from connectors.topic import Positions
+from daemon.doubts import CAUSES
 from daemon.records import Reason
 from daemon.triggers import TriggerName
 
@@ -124,8 +125,18 @@ class Metrics:
         self.labels = self._counter(
             "relearnd_labels_total",
             "What became of labels: joined to their score; a duplicate of, or a correction to, one before; early, "
-            "before their score, to join or expire later; or unknown, because the model has no such label.",
-            {"outcome": ("joined", "duplicate", "corrected", "early", "expired", "unknown")},
+            "before their score, to join or expire later; held, in a run of contradictions; or unknown, because "
+            "the model has no such label.",
+            {"outcome": ("joined", "duplicate", "corrected", "early", "expired", "held", "unknown")},
+        )
+        self.labels_set_aside = self._counter(
+            "relearnd_labels_set_aside_total", "Labels that were set aside for review, by why.", {"cause": CAUSES}
+        )
+        self.labels_doubtful = self._gauge(
+            "relearnd_labels_doubtful", "Labels that wait for a person's review, by why.", {"cause": CAUSES}
+        )
+        self.label_requests = self._counter(
+            "relearnd_label_requests_total", "Texts whose label was asked for on `label-requests`."
         )
         self.scores_expired = self._counter(
             "relearnd_scores_expired_total", "Scores that waited for a label in vain (`labels.horizon`)."

@@ -79,6 +79,7 @@ class Alert(_Record):
     | --- | --- | --- | --- |
     | LABEL`-spike` | the texts' key | the label's share in the window, 0 to 1 | the key's own usual share |
     | `messages-lost` | the topic | messages removed before they were read | 0; it is never resolved |
+    | `labels-held` | the texts' source, empty for none | share of labels that contradict confident scores | its usual |
     | `model-not-loaded` | the version | 1 while a scorer cannot load it, else 0 | 0 |
     """
 

@@ -12,7 +12,7 @@ from daemon.config import Config
 from daemon.records import utc
 from daemon.registry import Manifest, Registry
 from daemon.state import StateError
-from daemon.status import status
+from daemon.status import doubtful, status
 
 
 def print_versions(config: Config, console: Console, *, as_json: bool) -> None:
@@ -65,6 +65,25 @@ def print_version(config: Config, version: str, console: Console, *, as_json: bo
             figures = (f"{one['parent']:.3f}", f"{one['candidate']:.3f}", change, f"{one['p_worse']:.3f}")
             table.add_row(name, str(one["examples"]), *figures)
         console.print(table)
+
+
+def print_doubts(config: Config, cause: str | None, console: Console, *, as_json: bool) -> None:
+    """Labels that were set aside.
+
+    Raises:
+        StateError: no daemon's state is there.
+    """
+    doubts = [doubt.as_dict() for doubt in doubtful(config, cause)]
+    if as_json:
+        console.print_json(json.dumps(doubts))
+        return
+    if not doubts:
+        console.print("no label waits for a decision")
+        return
+    table = Table("id", "label", "by", "cause", "why", "text")
+    for one in doubts:
+        table.add_row(*(Text(one[name]) for name in ("id", "label", "annotator", "cause", "because", "text")))
+    console.print(table)
 
 
 def print_status(config: Config, console: Console, *, as_json: bool) -> None:

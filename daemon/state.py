@@ -15,8 +15,8 @@ from typing import Any
 from connectors.topic import Partition, Positions
 from daemon.errors import RelearndError
 
-#: Raised with every change of SCHEMA that an older state.db cannot be read with.
-SCHEMA_VERSION = 1
+#: The format that this release reads and writes: SCHEMA with all of CHANGES.
+SCHEMA_VERSION = 2
 
 #: How long a command-line tool waits for the controller's step to end, and the other way round, in milliseconds.
 BUSY_TIMEOUT = 30_000
@@ -51,6 +51,24 @@ CREATE TABLE commands (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, name TEXT NOT NULL, arguments TEXT NOT NULL,
     outcome TEXT);
 """
+
+#: What was added to SCHEMA since format 1, by the format that it makes. An older state is brought up to date.
+CHANGES = {
+    2: """
+ALTER TABLE scored ADD COLUMN probabilities TEXT;
+ALTER TABLE scored ADD COLUMN sketch BLOB;
+ALTER TABLE scored ADD COLUMN sketched_by TEXT;
+CREATE TABLE asked (id TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE votes (
+    id TEXT NOT NULL, annotator TEXT NOT NULL, label TEXT NOT NULL, weight REAL NOT NULL, at REAL NOT NULL,
+    PRIMARY KEY (id, annotator)) WITHOUT ROWID;
+CREATE INDEX votes_at ON votes (at);
+CREATE TABLE doubts (
+    id TEXT PRIMARY KEY, text TEXT NOT NULL, label TEXT NOT NULL, source TEXT, key TEXT, timestamp REAL NOT NULL,
+    weight REAL NOT NULL, reason TEXT NOT NULL, because TEXT NOT NULL, annotator TEXT NOT NULL, at REAL NOT NULL,
+    state TEXT NOT NULL) WITHOUT ROWID;
+""",
+}
 
 
 class StateError(RelearndError):
@@ -95,12 +113,18 @@ def _create_or_check(db: sqlite3.Connection, path: Path) -> None:
     if version == 0:
         for statement in SCHEMA.split(";"):
             db.execute(statement)
-        db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-    elif version != SCHEMA_VERSION:
+        version = 1
+    if version > SCHEMA_VERSION:
         raise StateError(
             f"{path} was written by another version of relearnd (state {version}, this one reads {SCHEMA_VERSION}); "
             "run that version, or start with a new home"
         )
+    for number in range(version + 1, SCHEMA_VERSION + 1):
+        for statement in CHANGES[number].split(";"):
+            db.execute(statement)
+    # Not when it is there already: setting it writes, and a tool that only looks should not.
+    if db.execute("PRAGMA user_version").fetchone()[0] != SCHEMA_VERSION:
+        db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
 
 @contextmanager

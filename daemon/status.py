@@ -5,15 +5,33 @@ from collections.abc import Mapping
 from typing import Any
 
 from daemon.config import Config
+from daemon.doubts import Doubt, Doubts
 from daemon.learning import progress_of
 from daemon.memory import Memory
 from daemon.prequential import Prequential
-from daemon.state import Blobs, Decisions, StateError
+from daemon.state import Blobs, Decisions, StateError, open_state
 from daemon.training import Jobs
 from daemon.waiting import Waiting
 
 #: Decisions that `status` shows.
 SHOWN = 10
+
+
+def doubtful(config: Config, cause: str | None) -> list[Doubt]:
+    """The labels that are set aside, oldest first.
+
+    Raises:
+        StateError: no daemon's state is there.
+    """
+    path = config.home / "state.db"
+    if not path.is_file():
+        raise StateError(f"there is no state in {config.home}; is that the daemon's home?")
+    # As a controller would: it may be from before there were doubts.
+    db = open_state(path)
+    try:
+        return Doubts(db).open(cause)
+    finally:
+        db.close()
 
 
 def status(config: Config) -> Mapping[str, Any]:

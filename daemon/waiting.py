@@ -5,14 +5,18 @@ come, so that a second label for the same text is known as a duplicate or a corr
 """
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from daemon.config import LabelsConfig
 
 
 class Scored(NamedTuple):
-    """A score as the controller keeps it. `label` is the prediction; `timestamp` and `seen_at` in seconds."""
+    """A score as the controller keeps it. `label` is the prediction; `timestamp` and `seen_at` in seconds.
+
+    `probabilities` is a JSON object by label, as `model` gave them; `sketch` is little-endian float16, and the sketch
+    of this text by version `sketched_by`: a champion that has scored the text again brings its own.
+    """
 
     id: str
     text: str
@@ -22,6 +26,9 @@ class Scored(NamedTuple):
     label: str
     model: str
     seen_at: float
+    probabilities: str | None = None
+    sketch: bytes | None = None
+    sketched_by: str | None = None
 
 
 class Answer(NamedTuple):
@@ -49,7 +56,7 @@ class Expired(NamedTuple):
     labels: int
 
 
-_COLUMNS = "id, text, source, key, timestamp, label, model, seen_at"
+_COLUMNS = "id, text, source, key, timestamp, label, model, seen_at, probabilities, sketch, sketched_by"
 
 
 class Waiting:
@@ -69,7 +76,7 @@ class Waiting:
                 first.setdefault(score.id, score)
         new = list(first.values())
         self._db.executemany(
-            f"INSERT INTO scored ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            f"INSERT INTO scored ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             new,
         )
         return new, self._take_early(first)
@@ -84,7 +91,7 @@ class Waiting:
             self._db.execute("INSERT OR REPLACE INTO early_labels VALUES (?, ?, ?, ?)", answer)
             return None
         self._set_truth(answer)
-        return Joined(Scored(*row[:8]), answer.label, answer.weight, row[8])
+        return Joined(Scored(*row[:-1]), answer.label, answer.weight, row[-1])
 
     def expire(self, now: float) -> Expired:
         """Drop what has waited longer than the horizon, and the oldest scores beyond `labels.max_waiting`."""
@@ -109,6 +116,31 @@ class Waiting:
             (count,),
         )
         return [Scored(*row) for row in rows][::-1]
+
+    def sketched(self, version: str, count: int) -> list[tuple[Scored, bool]]:
+        """Those of the latest `count` scores that `version` has sketched, oldest first; whether each is labelled."""
+        rows = self._db.execute(
+            f"SELECT {_COLUMNS}, truth IS NOT NULL FROM (SELECT * FROM scored ORDER BY seq DESC LIMIT ?) "
+            "WHERE sketched_by = ? ORDER BY seq",
+            (count, version),
+        )
+        return [(Scored(*row[:-1]), bool(row[-1])) for row in rows]
+
+    def find(self, ids: Sequence[str]) -> dict[str, Scored]:
+        """The scores of `ids`, by id, as far as they are here."""
+        found = {}
+        for chunk in _chunks(ids):
+            marks = ",".join("?" * len(chunk))
+            for row in self._db.execute(f"SELECT {_COLUMNS} FROM scored WHERE id IN ({marks})", chunk):
+                found[row[0]] = Scored(*row)
+        return found
+
+    def sketch_again(self, version: str, sketches: Mapping[str, bytes]) -> None:
+        """Replace the sketches of these texts, by id, by those of `version`."""
+        self._db.executemany(
+            "UPDATE scored SET sketch = ?, sketched_by = ? WHERE id = ?",
+            [(sketch, version, id) for id, sketch in sketches.items()],
+        )
 
     def without_truth(self, ids: Sequence[str]) -> set[str]:
         """Which of `ids` are scored but not labelled yet."""
