@@ -62,6 +62,20 @@ class Cluster:
             partitions += [Partition(name, number) for number in numbers]
         return partitions
 
+    def led(self, topics: Sequence[str]) -> list[Partition]:
+        """Every partition of `topics`, once all of them have a leader; waits for that."""
+
+        def look(admin: Admin) -> list[Partition]:
+            found = []
+            for topic in admin.describe_topics(list(topics)):
+                for partition in topic["partitions"]:
+                    if partition["leader_id"] < 0:
+                        raise errors.LeaderNotAvailableError(f"{topic['name']}/{partition['partition_index']}")
+                    found.append(Partition(topic["name"], partition["partition_index"]))
+            return found
+
+        return self._ask(look, f"find the leaders of {named(topics)}") if topics else []
+
     def starts(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
         """The offset of the oldest message there is, or that the next one will get."""
         return self._offsets(partitions, OffsetSpec.EARLIEST)
@@ -96,10 +110,16 @@ class Cluster:
         self._ask(alter, f"commit for {group!r}")
 
     def transaction(self, transactional_id: str) -> tuple[str, int, int]:
-        """The state of the last transaction: its name as in Kafka's protocol, and the producer's id and epoch."""
+        """The state of the last transaction: its name as in Kafka's protocol, and the producer's id and epoch.
+
+        An id that nobody has used yet is `Empty`.
+        """
 
         def describe(admin: Admin) -> tuple[str, int, int]:
-            found = admin.describe_transactions([transactional_id])[transactional_id]
+            try:
+                found = admin.describe_transactions([transactional_id])[transactional_id]
+            except errors.TransactionalIdNotFoundError:
+                return "Empty", -1, -1
             return found.state.value, found.producer_id, found.producer_epoch
 
         return self._ask(describe, f"learn how the transaction of {transactional_id!r} ended")

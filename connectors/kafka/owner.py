@@ -106,7 +106,8 @@ class Owner:
         """Become the group's owner; of several at once, the last one does."""
         while True:
             try:
-                transactions.write([], lambda: [self._state({})])
+                # With none of the group's own positions, so that what a predecessor left of these is ended too.
+                transactions.write([], lambda: [(ConsumerGroupMetadata(self.group), {}), self._state({})])
             except FencedError:
                 # Another takes it at this very moment. Waits of different lengths let one of us be done first.
                 if patience.closed.wait(random.uniform(0.1, 0.5)):

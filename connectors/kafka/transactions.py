@@ -31,9 +31,15 @@ class Transactions:
     After any failure the producer is thrown away: the next one has the broker end whatever its predecessor left open,
     and kafka-python keeps the offsets of a transaction that failed for the next one of the same producer.
 
+    The end of a transaction, whoever brings it about, does not reach partitions that have no broker at that moment:
+    Kafka takes them for deleted (4.4's TransactionMarkerChannelManager: "likely deleted already and hence can be
+    skipped"). What was written there would share the fate of the next transaction of the same id. So a producer that
+    has predecessors first ends an empty transaction as their last one ended, on all that it is about to write to.
+
     Args:
         transactional_id: Whoever begins to use it takes it from whoever did before.
         check: Called before and after each time that a producer takes the id; raises when it must not.
+        new: Nobody has ever used the id.
     """
 
     def __init__(
@@ -43,12 +49,20 @@ class Transactions:
         patience: Patience,
         transactional_id: str,
         check: Callable[[], None] = lambda: None,
+        *,
+        new: bool = False,
     ) -> None:
         self._clients = clients
         self._cluster = cluster
         self._patience = patience
         self._id = transactional_id
         self._check = check
+        self._has_predecessors = not new
+        #: Whether what they may have left was committed; None before it was asked for.
+        self._left_committed: bool | None = None
+        #: Where the present producer has ended it.
+        self._cleared_topics: set[str] = set()
+        self._cleared_groups: set[str] = set()
         self._lock = threading.RLock()
         self._producer: KafkaProducer | None = None
 
@@ -92,6 +106,9 @@ class Transactions:
         producer = self._ready()
         manager = producer._transaction_manager
         me = manager.producer_id_and_epoch
+        self._clear(
+            producer, {message.topic for message in messages}, {member.group_id: member for member, _ in commits()}
+        )
         producer.begin_transaction()
         send(producer, messages, self._patience, self._clients.settings.transaction_timeout)
         for member, offsets in commits():
@@ -105,6 +122,26 @@ class Transactions:
             self._abandon()
             if not self._was_committed(me.producer_id, me.epoch):
                 raise
+
+    def _clear(self, producer: KafkaProducer, topics: set[str], groups: Mapping[str, ConsumerGroupMetadata]) -> None:
+        """End what predecessors may have left on `topics` and of the positions of `groups`, unless that is done."""
+        if not self._has_predecessors or (topics <= self._cleared_topics and groups.keys() <= self._cleared_groups):
+            return
+        manager = producer._transaction_manager
+        partitions = self._cluster.led(sorted(topics - self._cleared_topics))
+        producer.begin_transaction()
+        if partitions:
+            with manager._lock:
+                for partition in partitions:
+                    manager.maybe_add_partition_to_transaction(TopicPartition(*partition))
+                adding = manager._add_partitions_to_transaction_handler()
+                manager._enqueue_request(adding)
+            self._await(producer, adding.result)
+        for group in groups.keys() - self._cleared_groups:
+            self._send_offsets(producer, groups[group], {})
+        self._await(producer, manager.begin_commit() if self._left_committed else manager.begin_abort())
+        self._cleared_topics |= topics
+        self._cleared_groups |= groups.keys()
 
     def _send_offsets(
         self, producer: KafkaProducer, member: ConsumerGroupMetadata, offsets: Mapping[Partition, OffsetAndMetadata]
@@ -123,6 +160,11 @@ class Transactions:
     def _ready(self) -> KafkaProducer:
         if self._producer is None:
             self._check()
+            if self._has_predecessors and self._left_committed is None:
+                # While they can still be asked about: taking the id begins a new account.
+                state, _, _ = self._cluster.transaction(self._id)
+                # Not known, it counts as committed: that may double something, and never loses anything.
+                self._left_committed = state not in ("Ongoing", "PrepareAbort", "CompleteAbort", "PrepareEpochFence")
             self._producer = producer = self._clients.producer(self._id)
             try:
                 self._await(producer, producer._transaction_manager.initialize_transactions())
@@ -183,4 +225,6 @@ class Transactions:
     def _abandon(self) -> None:
         if self._producer is not None:
             abandon(self._producer)
-            self._producer = None
+            self._producer, self._has_predecessors = None, True
+            if self._cleared_topics or self._cleared_groups:
+                self._left_committed, self._cleared_topics, self._cleared_groups = None, set(), set()

@@ -38,7 +38,7 @@ class KafkaWriter:
         # Of its own: nobody else continues its transactions, nor ends them but by their timeout.
         name = f"relearnd-writer-{uuid.uuid4().hex}"
         self._transactions = (
-            Transactions(clients, self._cluster, self._patience, name)
+            Transactions(clients, self._cluster, self._patience, name, new=True)
             if clients.settings.delivery == "exactly-once"
             else None
         )

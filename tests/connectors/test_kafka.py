@@ -23,6 +23,7 @@ from kafka.structs import OffsetAndMetadata
 
 from connectors.kafka import ahead, client
 from connectors.kafka.connector import KafkaConnector
+from connectors.kafka.errors import Patience
 from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.transactions import Transactions
 from connectors.topic import Connector, ConnectorError, FencedError, Message, Outgoing, Partition, Reader, StaleError
@@ -552,6 +553,43 @@ def test_a_broker_that_fails_costs_and_doubles_nothing(
     assert not failures, failures
     assert Counter(room.answers()) == answered(written)
     room.close()
+
+
+@pytest.mark.parametrize("commit", [False, True], ids=["aborted", "committed"])
+def test_a_transaction_that_ended_while_its_partition_had_no_broker_has_ended_there_too(
+    start_kafka: Callable[..., Cluster], commit: bool
+) -> None:
+    with start_kafka(3) as cluster:
+        room = Room(cluster)
+        with room.admin() as admin:
+            admin.create_topics({"alone": {"num_partitions": 1, "replication_factor": 1}}, wait_for_metadata=True)
+            (leader,) = (partition["leader_id"] for partition in admin.describe_topics(["alone"])[0]["partitions"])
+        connector = room.open(transaction_timeout=40 if commit else 2)
+        patience = Patience(threading.Event(), cluster.bootstrap)
+
+        def transactions() -> Transactions:
+            return Transactions(connector._clients, connector._cluster, patience, room.name)
+
+        def state() -> str:
+            return connector._cluster.transaction(room.name)[0]
+
+        dead, successor = transactions(), transactions()
+        producer = dead._ready()
+        producer.begin_transaction()
+        producer.send("alone", b"left")
+        producer.flush()
+        cluster.kill(leader)
+        # The coordinator, somewhere else by now, tells all partitions but this one. Not told to, it aborts in time.
+        if commit:
+            producer.commit_transaction()
+        wait_until(lambda: state() == ("CompleteCommit" if commit else "CompleteAbort"), "the transaction has no end")
+        cluster.start(leader)
+        successor.write([Outgoing("alone", b"kept")])
+        with room.open().reader(["alone"]) as reader:
+            assert [message.value for message in drain(reader)] == [b"left"] * commit + [b"kept"]
+        dead.close()
+        successor.close()
+        room.close()
 
 
 def test_closing_ends_a_wait_for_a_broker_that_is_away(frail: Cluster, impatient: None) -> None:
