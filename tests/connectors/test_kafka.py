@@ -391,7 +391,8 @@ def test_a_commit_whose_answer_is_lost_is_not_done_twice(room: Room, monkeypatch
 
     def deaf(self: Transactions, producer: object, result: object) -> None:
         wait(self, producer, result)
-        if ends and result is ends[-1]:
+        # Every other one: after a loss the next transaction ends what may be left of it, and then comes our own.
+        if ends and result is ends[-1] and len(ends) % 2:
             raise KafkaConnectionError("the answer is lost")
 
     monkeypatch.setattr(TransactionManager, "begin_commit", begin_commit)
@@ -564,7 +565,7 @@ def test_a_transaction_that_ended_while_its_partition_had_no_broker_has_ended_th
         with room.admin() as admin:
             admin.create_topics({"alone": {"num_partitions": 1, "replication_factor": 1}}, wait_for_metadata=True)
             (leader,) = (partition["leader_id"] for partition in admin.describe_topics(["alone"])[0]["partitions"])
-        connector = room.open(transaction_timeout=40 if commit else 2)
+        connector = room.open(**({} if commit else QUICK))
         patience = Patience(threading.Event(), cluster.bootstrap)
 
         def transactions() -> Transactions:
