@@ -5,12 +5,13 @@
     python -m benchmarks.learning --data FOLDER --sets domains --ways relearnd replay --seeds 1
 
 FOLDER holds the streams that `benchmarks.stretches` names. A run learns one set in one way with one seed: a model
-fitted on the base rows, then a training job after each `--every` labels, as the daemon makes them (its memory, its
+fitted on the base rows, then a training job after each `--every` texts, as the daemon makes them (its memory, its
 shares, its settings), each from the one before it; no gate stands between them. Finished runs are kept in `--out` and
 not done again, so the table can be stopped and gone on with; ways can be added with `--set`, which changes all that
-are run and needs an `--out` of its own. Figures are macro-F1, in points of 100: `final` the mean over the slices at
-the end, `worst` the lowest of them, `forgot` the mean fall from each slice's best, `back` backward transfer (Lopez-Paz
-& Ranzato 2017: the end against the moment a slice had just been taught), `live` every text by the model of its time.
+are run and needs an `--out` of its own, as does `--labelled`. Figures are macro-F1, in points of 100: `final` the mean
+over the slices at the end, `worst` the lowest of them, `forgot` the mean fall from each slice's best, `back` backward
+transfer (Lopez-Paz & Ranzato 2017: the end against the moment a slice had just been taught), `live` every text by the
+model of its time.
 """
 
 import argparse
@@ -31,13 +32,14 @@ from rich.table import Table
 
 from benchmarks.stretches import COURSES, Course, Rows
 from daemon.config import Config
+from daemon.hashing import unit_hash
 from daemon.learning import Snapshot, job_settings, make_job
-from daemon.memory import Labelled, Memory
+from daemon.memory import Labelled, Memory, share_of
 from daemon.settings import load as load_settings
 from daemon.state import open_state
 from learners.device import resolve, use_threads
 from learners.evaluation import macro_f1
-from learners.job import Example
+from learners.job import Example, Recent
 from learners.judging import TOKEN_BUDGET
 from learners.model import LoadedModel
 from learners.model import load as load_model
@@ -111,12 +113,14 @@ class Outcome:
 class Run:
     """Learns one course in one way, in a scratch directory."""
 
-    def __init__(self, course: Course, config: Config, seed: int, scratch: Path, base: Path) -> None:
+    def __init__(self, course: Course, config: Config, seed: int, scratch: Path, base: Path, labelled: float) -> None:
         self._course = course
         self._config = config
         self._seed = seed
         self._scratch = scratch
         self._base = base
+        self._labelled = labelled
+        self._unlabelled: list[Labelled] = []
         self._compute = resolve(config.model.device, config.model.precision)
         self._jobs = 0
         use_threads(config.learning.threads)
@@ -147,12 +151,19 @@ class Run:
 
     def _update(self, champion: Path, memory: Memory, texts: Rows, outcome: Outcome) -> Path:
         since = memory.newest()
-        memory.add(texts)
+        memory.add([text for text in texts if unit_hash("labelled", text.id) < self._labelled])
+        self._unlabelled += [text for text in texts if unit_hash("labelled", text.id) >= self._labelled]
         new = memory.new(since)
         replay = memory.replay(since, round(len(new) * self._config.learning.replay_ratio), self._seed + self._jobs)
         held_out = memory.held_out(since)[-HELD_OUT:]
         memory.evict()
-        return self._train(Snapshot(new, replay, held_out, []), champion, outcome)
+        return self._train(Snapshot(new, replay, held_out, [], self._without_label()), champion, outcome)
+
+    def _without_label(self) -> list[Recent]:
+        """As the daemon has them: the latest ones, and none of the held-out shares."""
+        latest = self._unlabelled[-self._config.memory.unlabelled :]
+        learned = [text for text in latest if share_of(text.id, self._config.memory) == "learn"]
+        return [Recent(id=one.id, text=one.text, source=one.source, timestamp=one.timestamp) for one in learned]
 
     def _fitted(self, rows: Rows) -> Path:
         """The model that all ways begin with, fitted once."""
@@ -177,7 +188,8 @@ class Run:
         started = time.monotonic()
         report = learn(directory)
         outcome.seconds += time.monotonic() - started
-        outcome.samples += min(report.steps * job.batch_size, round(job.epochs * (len(snapshot.new) + report.replayed)))
+        learned = report.examples + report.replayed + report.pseudo_labelled
+        outcome.samples += min(report.steps * job.batch_size, round(job.epochs * learned))
         if parent is not None and parent.is_relative_to(self._scratch):
             shutil.rmtree(parent.parent)
         return directory / "candidate"
@@ -274,7 +286,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--orders", type=int, default=2, help="the stretches as they came, and so many less one others")
     parser.add_argument("--full", action="store_true", help="whole streams")
-    parser.add_argument("--every", type=int, default=1_000, help="labels to a training job")
+    parser.add_argument("--every", type=int, default=1_000, help="texts to a training job")
+    parser.add_argument("--labelled", type=float, default=1.0, help="share of the labels that come; all for joint")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the daemon's")
     parser.add_argument("--out", type=Path, default=Path("out/learning"))
     return parser.parse_args()
@@ -298,7 +311,9 @@ def main() -> None:
                 say = partial(console.log, f"{name}, {way}, seed {seed}, order {order}:")
                 config = load_settings(None, environment={}, overrides=[*WAYS.get(way, ()), *arguments.set])
                 with tempfile.TemporaryDirectory(prefix="relearnd-learning-") as scratch:
-                    run = Run(course, config, seed, Path(scratch), kept / f"{name}-base-{seed}-{order}")
+                    run = Run(
+                        course, config, seed, Path(scratch), kept / f"{name}-base-{seed}-{order}", arguments.labelled
+                    )
                     done.write_text(json.dumps(asdict(run.do(way, order, arguments.every, say))))
             outcomes.append(Outcome(**json.loads(done.read_text())))
     _show(outcomes, console)

@@ -172,6 +172,12 @@ class MemoryConfig(Section):
     rescored: int = Field(
         2_000, ge=0, description="Latest texts that a candidate scores again: a new champion's reference and baseline."
     )
+    unlabelled: int = Field(
+        2_000,
+        ge=0,
+        description="Latest texts without a label that a run may use, where `learning.pseudo_labels` or "
+        "`learning.pretraining` is on.",
+    )
     held_out: int = Field(3_000, gt=0, description="Held-out examples kept, balanced like the replay part.")
 
 
@@ -281,6 +287,34 @@ class AGEMConfig(Section):
     samples: int = Field(32, gt=0, description="Replayed examples that each step is checked against.")
 
 
+class PseudoLabelsConfig(Section):
+    """Learning from texts without a label, under the one that the champion gives them, where it is surely right."""
+
+    enabled: bool = Field(False, description="For streams with few labels.")
+    precision: Share = Field(
+        0.95,
+        gt=0,
+        description="A label is taken from the confidence on at which the champion is right this often, on a third of "
+        "the held-out examples; the gate judges on the others.",
+    )
+    forms: int = Field(
+        2, gt=0, description="Other ways of writing a text (misspelt, words missing, …) that must get the same label."
+    )
+    # Half of a true label's: what the champion says already, moves it little, and a wrong one is to harm no more.
+    weight: float = Field(0.5, gt=0, lt=1, description="What such an example counts beside a labelled one.")
+    ratio: float = Field(2.0, gt=0, description="Such examples for each newly labelled one of the same label, at most.")
+
+
+class PretrainingConfig(Section):
+    """Reading before learning: the encoder guesses hidden words of the latest texts, labelled or not."""
+
+    enabled: bool = Field(False, description="For streams whose language moves away from what the encoder knows.")
+    epochs: float = Field(1.0, gt=0, description="Passes over the texts.")
+    max_steps: int = Field(500, gt=0, description="Optimiser steps, at most.")
+    learning_rate: float = Field(5e-5, gt=0, description="Peak learning rate.")
+    mask_share: float = Field(0.15, gt=0, lt=1, description="Share of the words that are hidden; BERT's own.")
+
+
 class LearningConfig(Section):
     """How a candidate is trained."""
 
@@ -293,6 +327,11 @@ class LearningConfig(Section):
         False,
         description="Go back from the trained weights towards the champion's as far as is best on a third of the "
         "held-out examples (WiSE-FT); the gate judges on the others.",
+    )
+    calibrate: bool = Field(
+        True,
+        description="Fit one temperature to a third of the held-out examples, so that probabilities mean what they say "
+        "(Guo et al. 2017); the gate judges on the others.",
     )
     epochs: float = Field(2.0, gt=0, description="Passes over new and replayed examples together.")
     fit_epochs: float = Field(4.0, gt=0, description="Passes over the rows of `relearnd fit`.")
@@ -310,6 +349,17 @@ class LearningConfig(Section):
     lwf: LwFConfig = LwFConfig()
     der: DERConfig = DERConfig()
     agem: AGEMConfig = AGEMConfig()
+    augmentation: Share = Field(
+        0.0,
+        description="Share of the labelled examples that are learned in another form: misspelt, words missing, …",
+    )
+    pseudo_labels: PseudoLabelsConfig = PseudoLabelsConfig()
+    pretraining: PretrainingConfig = PretrainingConfig()
+
+    @property
+    def chooses(self) -> bool:
+        """Whether a run chooses something on a part of the held-out examples, see `learners.selection`."""
+        return self.calibrate or self.interpolate or self.pseudo_labels.enabled
 
 
 class GateConfig(Section):
@@ -321,6 +371,14 @@ class GateConfig(Section):
         0.03, description="Accuracy that any slice of the old examples, or the fresh ones together, may lose."
     )
     slice_min: int = Field(30, gt=0, description="Smaller slices are too noisy to judge.")
+    calibration_tolerance: Share = Field(
+        0.05, description="Rise of the expected calibration error, 0 to 1, that is let through."
+    )
+    invariance_tolerance: Share = Field(
+        0.03,
+        description="Share of texts, beyond the champion's, whose label may move when the companies, tickers and "
+        "people in them are swapped for others.",
+    )
     max_slowdown: float = Field(1.5, ge=1, description="Candidate's scoring time over the champion's, at most.")
 
 
@@ -399,6 +457,12 @@ class Config(Section):
                 f"learning.interpolate goes back towards the champion, and learning.method {self.learning.method} "
                 "does not start from it; turn one of them off"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _pseudo_labels_have_texts(self) -> "Config":
+        if self.learning.pseudo_labels.enabled and not self.memory.unlabelled:
+            raise ValueError("learning.pseudo_labels needs texts: set memory.unlabelled above 0")
         return self
 
     @model_validator(mode="after")

@@ -156,12 +156,14 @@ class Controller:
 
     def _rebase(self, champion: Champion, rescored: Sequence[Rescored], now: float) -> None:
         """Everything measured of the champion starts anew with another one."""
-        self.intake.rebase(champion, rescored, now)
+        against = self.intake.rebase(champion, rescored, now)
         self._noticed["best_accuracy"] = None
         drift = self._noticed["drift"]
         # A model that learned while the stream was only beginning to drift has not learned the drift.
         if drift and self._labels_of(drift, up_to=champion.newest_example) >= self._config.triggers.drift_labels:
             self._noticed["drift"] = None
+        if against is not None:
+            self._end_probation(against, now)
 
     def _labels_of(self, drift: Mapping[str, Any], *, since: int = 0, up_to: int | None = None) -> int:
         """Examples to learn whose texts came after an alarm."""
@@ -249,6 +251,10 @@ class Controller:
             champion = self.reign.crown(judgement.manifest, now, because=because, newest_example=job.newest_example)
             self._metrics.promotions.inc()
             log.info("promoted", **story, because=because)
+            audited = judgement.details["audit"]
+            self.decisions.add(now, "audited", audited["because"], {"version": job.version, "fell": audited["fell"]})
+            if audited["fell"]:
+                log.warning("audit", version=job.version, because=audited["because"])
             self._rebase(champion, judgement.rescored, now)
 
     def _consider(self, now: float) -> None:
@@ -299,7 +305,7 @@ class Controller:
             now=now,
             running=self.training.jobs.running() is not None,
             new_labels=self.memory.count("learn", since=tried),
-            fresh_held_out=self.memory.count("gate", since=champion.newest_example),
+            fresh_held_out=self.memory.to_judge_on(champion.newest_example, chosen_on=self._config.learning.chooses),
             needed_held_out=self._config.gate.min_examples,
             drift=drift["reason"] if drift else None,
             labels_since_drift=self._labels_of(drift, since=tried) if drift else 0,

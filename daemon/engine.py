@@ -37,6 +37,10 @@ class Engine:
         """Probabilities `[texts, labels]` and sketches `[texts, 64]`, in the order of `tokens`."""
         return forward_batches(self.model, tokens, self.token_budget, self.compute)
 
+    def best(self, texts: Sequence[str]) -> list[str]:
+        """The likeliest label of each text."""
+        return [self.labels[int(at)] for at in self.score(self.tokenise(texts)).probabilities.argmax(axis=1)]
+
 
 def token_budget(config: Config, compute: Compute) -> int:
     return config.scorer.token_budget or TOKEN_BUDGET[compute.device.type]

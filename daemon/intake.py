@@ -101,8 +101,11 @@ class Intake:
         self._join(joined, champion, news, now, settled)
         return news
 
-    def rebase(self, champion: Champion, rescored: Sequence[Rescored], now: float) -> None:
-        """Start judging a new champion, on the recent past as it scores it; without any, from the coming texts."""
+    def rebase(self, champion: Champion, rescored: Sequence[Rescored], now: float) -> str | None:
+        """Start judging a new champion, on the recent past as it scores it; without any, from the coming texts.
+
+        Returns what speaks for rolling it back at once, if labels that came while it learned do.
+        """
         self._changed = True
         self.prequential.swap(champion.version)
         self.review.rebase()
@@ -111,8 +114,14 @@ class Intake:
         )
         texts = {text.id: text for text in self._waiting.recent(self._config.memory.rescored * 2)} if rescored else {}
         best = {row.id: champion.labels[int(np.argmax(row.probabilities))] for row in rescored}
-        unlabelled = sorted(self._waiting.without_truth(list(best)) & texts.keys())
-        self.probation.begin({id: (texts[id].label, best[id]) for id in unlabelled})
+        # What was labelled after the candidate's snapshot is as new to it as what is not labelled yet.
+        newer = self._memory.labels_after(champion.newest_example) if best else {}
+        late = {id: label for id, label in newer.items() if id in best}
+        pending = sorted((self._waiting.without_truth(list(best)) | late.keys()) & texts.keys())
+        self.probation.begin({id: (texts[id].label, best[id]) for id in pending})
+        against = None
+        for id in pending:
+            against = (self.probation.count(id, late[id]) if id in late else None) or against
         sketches = np.array([row.sketch for row in rescored], dtype=np.float32)
         self.monitor.rebase(sketches if len(sketches) else None)
         self.spikes.rebase(
@@ -128,6 +137,7 @@ class Intake:
                 for row in rescored
             ],
         )
+        return against
 
     def expire(self, now: float) -> None:
         """Let go of what has waited too long and of what memory has no room for."""

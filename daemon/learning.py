@@ -9,10 +9,30 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from daemon.config import Config
-from learners.job import AGEM, DER, EWC, MAS, SI, Example, Failure, Job, LwF, Progress, Recent, Report, write_rows
+from daemon.config import Config, PretrainingConfig, PseudoLabelsConfig
+from learners.job import (
+    AGEM,
+    DER,
+    EWC,
+    MAS,
+    SI,
+    Example,
+    Failure,
+    Job,
+    LwF,
+    Pretraining,
+    Progress,
+    PseudoLabels,
+    Recent,
+    Report,
+    write_rows,
+)
 from learners.methods.names import starts_afresh
+from learners.snapshot import AUDIT, UNLABELLED
+
+Settings = TypeVar("Settings", PseudoLabels, Pretraining)
 
 #: Bytes of metrics.jsonl and of the learner's output that are read from the end: a few lines.
 TAIL = 4_096
@@ -29,6 +49,8 @@ class Snapshot:
     replay: Sequence[Example]
     gate: Sequence[Example]
     recent: Sequence[Recent]
+    unlabelled: Sequence[Recent] = ()
+    audit: Sequence[Example] = ()
 
 
 def make_job(job: Job, snapshot: Snapshot, directory: Path) -> None:
@@ -41,6 +63,9 @@ def make_job(job: Job, snapshot: Snapshot, directory: Path) -> None:
     write_rows(aside / "replay.jsonl", snapshot.replay)
     write_rows(aside / "gate.jsonl", snapshot.gate)
     write_rows(aside / "recent.jsonl", snapshot.recent)
+    write_rows(aside / AUDIT, snapshot.audit)
+    if snapshot.unlabelled:
+        write_rows(aside / UNLABELLED, snapshot.unlabelled)
     (aside / "job.json").write_text(job.model_dump_json(indent=2), encoding="utf-8")
     aside.rename(directory)
 
@@ -76,11 +101,19 @@ def job_settings(config: Config, *, id: str, labels: list[str], parent: Path | N
         der=DER(**learning.der.model_dump()),
         agem=AGEM(**learning.agem.model_dump()),
         interpolate=learning.interpolate and parent is not None,
+        pseudo_labels=_if_enabled(learning.pseudo_labels, PseudoLabels) if parent else None,
+        pretraining=_if_enabled(learning.pretraining, Pretraining) if parent else None,
+        augmentation=learning.augmentation,
+        calibrate=learning.calibrate,
         seed=seed,
         device=config.model.device,
         precision=config.model.precision,
         threads=learning.threads,
     )
+
+
+def _if_enabled(section: PseudoLabelsConfig | PretrainingConfig, kind: type[Settings]) -> Settings | None:
+    return kind(**section.model_dump(exclude={"enabled"})) if section.enabled else None
 
 
 class Learner:

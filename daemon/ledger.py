@@ -5,14 +5,15 @@ A backtest and the demo keep one, and draw up the same report and plots from it.
 
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from daemon.config import Config
+from daemon.config import Config, MemoryConfig
 from daemon.engine import Engine
+from daemon.hindsight import Lead, Seen, look_back
 from daemon.prequential import Confusion
 from daemon.records import Alert, Label, Score, utc
 from daemon.report import Series
@@ -65,7 +66,7 @@ class Ledger:
     def judge_static(self, base: Engine) -> None:
         """Have the model of the beginning, never updated, score the labelled texts that it has not scored yet."""
         missing = [id for id in self.judged if id not in self._static]
-        labels = best_labels(base, [self.judged[id].score.text for id in missing])
+        labels = base.best([self.judged[id].score.text for id in missing])
         self._static.update(zip(missing, labels, strict=True))
 
     def correct(self) -> tuple[list[bool], list[bool]]:
@@ -93,6 +94,19 @@ class Ledger:
             "settings": config.model_dump(mode="json", exclude={"home"}),
         }
 
+    def look_back(self, final: str, load: Callable[[str], Engine], memory: MemoryConfig) -> dict[str, Any] | None:
+        """What each version that was live knew, see `daemon.hindsight`; `final` is the last champion."""
+        leads: list[Lead] = []
+        for index, score in self._arrived.values():
+            if not leads or leads[-1].version != score.model:
+                leads.append(Lead(index, score.model))
+        if leads and leads[-1].version != final:
+            leads.append(Lead(self.scored, final))
+        seen = [
+            Seen(one.text_index, id, one.score.text, one.score.source, one.truth) for id, one in self.judged.items()
+        ]
+        return look_back(seen, leads, load, memory)
+
     def series(self) -> Series:
         """The labelled texts in the order of their labels, and the drift statistics."""
         judged = list(self.judged.values())
@@ -113,14 +127,9 @@ class Ledger:
 def by_domain(engine: Engine, rows: Sequence[HoldoutRow]) -> dict[str, dict[str, float | None]]:
     """Accuracy and macro-F1 of `engine` for each domain; a label that it does not know counts as wrong."""
     cut: dict[str, list[tuple[str, str]]] = {}
-    for row, label in zip(rows, best_labels(engine, [row.text for row in rows]), strict=True):
+    for row, label in zip(rows, engine.best([row.text for row in rows]), strict=True):
         cut.setdefault(row.domain, []).append((row.label, label))
     return {domain: _quality(pairs) for domain, pairs in sorted(cut.items())}
-
-
-def best_labels(engine: Engine, texts: Sequence[str]) -> list[str]:
-    """The likeliest label of each text."""
-    return [engine.labels[int(at)] for at in engine.score(engine.tokenise(texts)).probabilities.argmax(axis=1)]
 
 
 def _quality(pairs: Sequence[tuple[str, str]]) -> dict[str, float | None]:
@@ -144,8 +153,10 @@ def _version(job: Job) -> dict[str, Any]:
         "method": report.get("method"),
         "examples": report.get("examples"),
         "replayed": report.get("replayed"),
+        "steps": report.get("steps"),
         "train_seconds": report.get("seconds"),
         "promoted": job.state == "promoted",
         "reason": decision.get("because"),
+        "audit": decision.get("audit"),
         "at": utc(job.created_at).isoformat(),
     }

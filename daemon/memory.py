@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 from daemon.config import MemoryConfig
 from daemon.hashing import unit_hash
 from learners.job import Example
+from learners.selection import chooses
 
 Share = Literal["learn", "gate", "audit"]
 
@@ -94,6 +95,17 @@ class Memory:
         ).fetchone()
         return int(row[0])
 
+    def labels_after(self, number: int) -> dict[str, str]:
+        """By id, the labels of the examples stored after `number`, of every share."""
+        return dict(self._db.execute("SELECT id, label FROM examples WHERE seq > ?", (number,)).fetchall())
+
+    def to_judge_on(self, since: int, *, chosen_on: bool) -> int:
+        """Gate examples stored after number `since` that a run leaves to the gate, if others are `chosen_on`."""
+        if not chosen_on:
+            return self.count("gate", since=since)
+        ids = self._db.execute("SELECT id FROM examples WHERE share = 'gate' AND seq > ?", (since,))
+        return sum(not chooses(id) for (id,) in ids)
+
     def evict(self) -> int:
         """Bring every part within its bound; returns how many examples were dropped."""
         boundary = self._recent_boundary()
@@ -121,9 +133,9 @@ class Memory:
         """The gate share, oldest first: what came after number `since` is fresh, the rest old."""
         return self._examples("share = 'gate' ORDER BY seq", (), since)
 
-    def audit(self) -> list[Example]:
-        """The audit share, oldest first: for checking afterwards; no decision may use it."""
-        return self._examples("share = 'audit' ORDER BY seq", (), 0)
+    def audit(self, since: int = 0) -> list[Example]:
+        """The audit share, as `held_out` gives the gate's: for checking afterwards; no decision may use it."""
+        return self._examples("share = 'audit' ORDER BY seq", (), since)
 
     def parts(self) -> dict[str, int]:
         """How many examples each part holds."""

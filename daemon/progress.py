@@ -78,3 +78,10 @@ def print_report(report: Mapping[str, Any], out: Console) -> None:
         mean = sum(domain["macro_f1"] for domain in domains.values()) / len(domains)
         each = "  ".join(f"{name} {domain['macro_f1']:.3f}" for name, domain in domains.items())
         out.print(f"holdout {which:5}  mean macro-F1 {mean:.3f}   {each}")
+    if past := report.get("hindsight"):
+        last = past["versions"][-1]
+        out.print(
+            f"by source, on labels that nothing else used: mean macro-F1 {last['mean']:.3f}, worst {last['worst']} "
+            f"{last['known'][last['worst']]:.3f}; forgotten {past['forgot']:.3f}, "
+            f"backward transfer {past['backward']:+.3f}, forward {past['forward']:+.3f}"
+        )

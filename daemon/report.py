@@ -129,6 +129,7 @@ def layout(report: Report, series: Series) -> dict[str, Any]:
         "max_listed": MAX_LISTED,
         "spikes": spike_rows(alerts, axis),
         "holdout": holdout_rows(report),
+        "hindsight": hindsight_rows(report, axis),
         "settings": yaml.safe_dump(dict(report.get("settings") or {}), sort_keys=False, allow_unicode=True),
     }
 
@@ -280,6 +281,33 @@ def holdout_rows(report: Report) -> list[dict[str, Any]]:
             gains = {name: difference(base[domain][name], final[domain][name]) for name in ("accuracy", "macro_f1")}
             worse = final[domain]["macro_f1"] < base[domain]["macro_f1"]
             rows.append({"domain": domain, "base": base[domain], "final": final[domain], "gain": gains, "worse": worse})
+    return rows
+
+
+def hindsight_rows(report: Report, axis: TimeAxis) -> list[dict[str, Any]]:
+    """One row a source: what each version that was live knew of it, as cells along the stream, and the figures."""
+    past = report.get("hindsight")
+    if not past:
+        return []
+    known = {one["version"]: one["known"] for one in past["versions"]}
+    starts = [float(axis.x(lead["since"])) for lead in past["leads"]]
+    spans = list(pairwise([*starts, RIGHT]))
+    rows = []
+    for source, figures in past["sources"].items():
+        values = [known[lead["version"]][source] for lead in past["leads"]]
+        low, high = min(values), max(values)
+        cells = [
+            {
+                "x": x,
+                "width": end - x,
+                # The best of the row is full, the worst is faint: levels differ by source, and the course is the point.
+                "shade": 0.15 + 0.75 * ((value - low) / (high - low) if high > low else 1.0),
+                "version": lead["version"],
+                "value": value,
+            }
+            for (x, end), lead, value in zip(spans, past["leads"], values, strict=True)
+        ]
+        rows.append({"source": source, "label": fitting(source, LEFT - 14), "cells": cells, **figures})
     return rows
 
 

@@ -11,8 +11,10 @@ from rich.text import Text
 from daemon.config import Config
 from daemon.records import utc
 from daemon.registry import Manifest, Registry
+from daemon.show_verdict import print_audit, print_verdict
 from daemon.state import StateError
-from daemon.status import doubtful, status
+from daemon.status import doubtful, status, turned_away
+from daemon.training import Job
 
 
 def print_versions(config: Config, console: Console, *, as_json: bool) -> None:
@@ -46,25 +48,45 @@ def _champion(config: Config) -> str | None:
 
 
 def print_version(config: Config, version: str, console: Console, *, as_json: bool) -> None:
-    manifest = Registry(config.home / "models").manifest(version)
+    """Where a version came from and why it went live; of a candidate that did not, why not.
+
+    Raises:
+        RegistryError: there was never such a version.
+    """
+    registry = Registry(config.home / "models")
+    job = None if registry.has(version) else turned_away(config, version)
+    if job is not None:
+        _print_turned_away(job, console, as_json=as_json)
+        return
+    manifest = registry.manifest(version)
     if as_json:
         console.print_json(manifest.model_dump_json())
         return
+    decision = manifest.decision
     console.print(f"{manifest.version}, from {manifest.parent or 'nothing'}, made {manifest.created_at:%Y-%m-%d %H:%M}")
     console.print(f"trigger {manifest.trigger}, method {manifest.method}, seed {manifest.seed}, job {manifest.job}")
     console.print(f"labels  {', '.join(manifest.labels)}", markup=False)
     console.print(f"model   sha256 {manifest.sha256}")
     console.print(f"data    sha256 {manifest.data_sha256}")
-    console.print(f"why     {manifest.decision.get('because', 'the first model')}", markup=False)
-    slices = manifest.decision.get("slices")
-    if slices:
-        table = Table("old slice", "examples", "parent", "candidate", "change", "p worse", title="kept from before")
-        for one in slices:
-            change = f"{one['candidate'] - one['parent']:+.3f}"
-            name = Text(one["name"])
-            figures = (f"{one['parent']:.3f}", f"{one['candidate']:.3f}", change, f"{one['p_worse']:.3f}")
-            table.add_row(name, str(one["examples"]), *figures)
-        console.print(table)
+    console.print(f"why     {decision.get('because', 'the first model')}", markup=False)
+    if "slices" in decision:
+        print_verdict(decision, console)
+    if "audit" in decision:
+        print_audit(decision["audit"], console)
+
+
+def _print_turned_away(job: Job, console: Console, *, as_json: bool) -> None:
+    decision = job.decision or {}
+    if as_json:
+        story = {"version": job.version, "parent": job.parent, "trigger": job.trigger, "state": job.state}
+        console.print_json(json.dumps({**story, "job": job.name, "decision": decision}))
+        return
+    console.print(f"{job.version}, from {job.parent}, never live: {job.state} ({job.name}, trigger {job.trigger})")
+    if report := decision.get("report"):
+        console.print(f"data    sha256 {report['data_sha256']}, method {report['method']}, seed {report['seed']}")
+    console.print(f"why     {decision.get('because', '')}", markup=False)
+    if gate := decision.get("gate"):
+        print_verdict(gate, console)
 
 
 def print_doubts(config: Config, cause: str | None, console: Console, *, as_json: bool) -> None:

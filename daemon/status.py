@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from daemon.config import Config
@@ -10,7 +11,7 @@ from daemon.learning import progress_of
 from daemon.memory import Memory
 from daemon.prequential import Prequential
 from daemon.state import Blobs, Decisions, StateError, open_state
-from daemon.training import Jobs
+from daemon.training import Job, Jobs
 from daemon.waiting import Waiting
 
 #: Decisions that `status` shows.
@@ -30,6 +31,21 @@ def doubtful(config: Config, cause: str | None) -> list[Doubt]:
     db = open_state(path)
     try:
         return Doubts(db).open(cause)
+    finally:
+        db.close()
+
+
+def turned_away(config: Config, version: str) -> Job | None:
+    """The job whose candidate was to be `version` and never went live; None when there is none such."""
+    path = config.home / "state.db"
+    if not path.is_file():
+        return None
+    db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+    try:
+        found = [job for job in Jobs(db).all() if job.version == version and job.state in ("rejected", "failed")]
+        return found[-1] if found else None
+    except sqlite3.DatabaseError as error:
+        raise _unreadable(path, error) from error
     finally:
         db.close()
 
@@ -70,6 +86,10 @@ def status(config: Config) -> Mapping[str, Any]:
             "decisions": Decisions(db).latest(SHOWN),
         }
     except sqlite3.DatabaseError as error:
-        raise StateError(f"{path}: cannot read the state: {error}; is it ours, and from this version?") from error
+        raise _unreadable(path, error) from error
     finally:
         db.close()
+
+
+def _unreadable(path: Path, error: sqlite3.DatabaseError) -> StateError:
+    return StateError(f"{path}: cannot read the state: {error}; is it ours, and from this version?")

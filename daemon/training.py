@@ -18,19 +18,24 @@ from pydantic import ValidationError
 
 from daemon.champion import Champion
 from daemon.config import Config
-from daemon.gate import Verdict, judge
+from daemon.gate.audit import audit
+from daemon.gate.verdict import judge
 from daemon.learning import Learner, Snapshot, finished, job_settings, make_job, outcome, replace_recent
-from daemon.memory import Memory
+from daemon.memory import Memory, share_of
 from daemon.records import utc
 from daemon.registry import Manifest, Registry
 from daemon.triggers import DAY, Firing
-from daemon.waiting import Waiting
+from daemon.waiting import Scored, Waiting
 from learners.job import Failure, Judged, Recent, Report, Rescored, read_rows
 from learners.methods.names import starts_afresh
 
 #: How old the texts that a candidate scores again may be while the learner is at work, in seconds. Those that come
 #: later are in no window of the new champion; the rows are written in some 20 ms.
 REFRESH = 5.0
+
+
+#: What a learner leaves of the examples that it was judged on, and of the recent texts.
+JUDGED = ("judged", "audited", "rescored")
 
 
 @dataclass(frozen=True)
@@ -154,13 +159,20 @@ class Training:
         everything = starts_afresh(learning.method)
         count = champion.newest_example if everything else round(len(new) * learning.replay_ratio)
         replay = self._memory.replay(champion.newest_example, count, seed)
-        return Snapshot(new, replay, self._memory.held_out(champion.newest_example), self._recent())
+        held_out = self._memory.held_out(champion.newest_example)
+        to_audit = self._memory.audit(champion.newest_example)
+        return Snapshot(new, replay, held_out, self._recent(), self._unlabelled(), to_audit)
 
     def _recent(self) -> list[Recent]:
-        return [
-            Recent(id=text.id, text=text.text, key=text.key, source=text.source, timestamp=text.timestamp)
-            for text in self._waiting.recent(self._config.memory.rescored)
-        ]
+        return [_without_label(text) for text in self._waiting.recent(self._config.memory.rescored)]
+
+    def _unlabelled(self) -> list[Recent]:
+        """What may be learned from without a label: what is to be held out is so from its first sight."""
+        learning = self._config.learning
+        if not (learning.pseudo_labels.enabled or learning.pretraining.enabled):
+            return []
+        texts = self._waiting.unlabelled(self._config.memory.unlabelled)
+        return [_without_label(text) for text in texts if share_of(text.id, self._config.memory) == "learn"]
 
     def supervise(self) -> None:
         """See that the running job has a learner at work on it, and the stream's latest texts at hand.
@@ -205,7 +217,7 @@ class Training:
             path = self._path(job)
             if job.state != "running" and (path / "job.json").exists():
                 shutil.rmtree(path / "candidate", ignore_errors=True)
-                for rows in ("new", "replay", "gate", "recent", "judged", "rescored"):
+                for rows in ("new", "replay", "gate", "recent", "unlabelled", "audit", *JUDGED):
                     (path / f"{rows}.jsonl").unlink(missing_ok=True)
 
     def _judgement(self, job: Job, champion: Champion | None) -> Judgement:
@@ -234,11 +246,14 @@ class Training:
         details = {"gate": verdict.as_dict(), "report": report.model_dump()}
         if not verdict.promoted:
             return Judgement(job, "rejected", verdict.because, details, report.seconds)
-        manifest = self._register(job, report, verdict, labels)
+        # The decision is made: what the audit says is only written down beside it.
+        audited = list(read_rows(path / "audited.jsonl", Judged)) if (path / "audited.jsonl").exists() else []
+        details["audit"] = audit(audited, labels, self._config.gate, self._config.seed + job.number).as_dict()
+        manifest = self._register(job, report, {**details["gate"], "audit": details["audit"]}, labels)
         rescored = list(read_rows(path / "rescored.jsonl", Rescored))
         return Judgement(job, "promoted", verdict.because, details, report.seconds, manifest, rescored)
 
-    def _register(self, job: Job, report: Report, verdict: Verdict, labels: list[str]) -> Manifest:
+    def _register(self, job: Job, report: Report, decision: dict[str, Any], labels: list[str]) -> Manifest:
         return self._registry.add(
             self._path(job) / "candidate",
             version=job.version,
@@ -250,7 +265,7 @@ class Training:
             labels=labels,
             data_sha256=report.data_sha256,
             seed=report.seed,
-            decision=verdict.as_dict(),
+            decision=decision,
         )
 
     def _path(self, job: Job) -> Path:
@@ -260,6 +275,10 @@ class Training:
         known = [manifest.version for manifest in self._registry.manifests()] + [job.version for job in self.jobs.all()]
         numbers = [int(version[1:]) for version in known if version[:1] == "v" and version[1:].isdecimal()]
         return f"v{1 + max(numbers, default=0)}"
+
+
+def _without_label(text: Scored) -> Recent:
+    return Recent(id=text.id, text=text.text, key=text.key, source=text.source, timestamp=text.timestamp)
 
 
 def _job(row: Sequence[Any]) -> Job:

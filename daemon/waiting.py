@@ -117,6 +117,14 @@ class Waiting:
         )
         return [Scored(*row) for row in rows][::-1]
 
+    def unlabelled(self, count: int) -> list[Scored]:
+        """The latest `count` scores whose truth has not come, oldest first."""
+        rows = self._db.execute(
+            f"SELECT {_COLUMNS} FROM scored WHERE truth IS NULL ORDER BY seq DESC LIMIT ?",
+            (count,),
+        )
+        return [Scored(*row) for row in rows][::-1]
+
     def sketched(self, version: str, count: int) -> list[tuple[Scored, bool]]:
         """Those of the latest `count` scores that `version` has sketched, oldest first; whether each is labelled."""
         rows = self._db.execute(

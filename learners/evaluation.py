@@ -9,6 +9,9 @@ import numpy.typing as npt
 #: Least probability that log loss sees, so that one certain mistake costs 27.6 and not infinity.
 SMALLEST = 1e-12
 
+#: Bins of the calibration error, as in Guo et al. 2017.
+BINS = 15
+
 Probabilities = npt.NDArray[np.float32]
 Truth = npt.NDArray[np.int64]
 
@@ -37,3 +40,23 @@ def log_loss(probabilities: Probabilities, truth: Truth) -> float:
     """Mean negative log-probability of the true label, in nats."""
     given = probabilities[np.arange(len(truth)), truth].astype(np.float64)
     return float(-np.mean(np.log(np.maximum(given, SMALLEST))))
+
+
+def calibration_error(probabilities: Probabilities, truth: Truth) -> float:
+    """Expected calibration error: how far confidence is from accuracy, over bins of equal mass; 0 to 1.
+
+    Naeini et al. 2015, "Obtaining Well Calibrated Probabilities Using Bayesian Binning"; bins of equal mass as in
+    Nixon et al. 2019, "Measuring Calibration in Deep Learning".
+    """
+    confidence = probabilities.max(1).astype(np.float64)
+    return float(calibration_errors(confidence[None], (probabilities.argmax(1) == truth)[None])[0])
+
+
+def calibration_errors(confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Of several models at once, `[models]`: both are `[models, examples]`, of at least one example."""
+    examples = confidence.shape[1]
+    gaps = np.take_along_axis(confidence - right, np.argsort(confidence, axis=1, kind="stable"), axis=1)
+    # Fewer examples than bins are a bin each.
+    starts = np.unique(np.linspace(0, examples, BINS, endpoint=False).astype(np.int64))
+    errors: npt.NDArray[np.float64] = np.abs(np.add.reduceat(gaps, starts, axis=1)).sum(axis=1) / examples
+    return errors

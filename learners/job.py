@@ -6,8 +6,11 @@ The daemon writes, then starts `python -m learners JOB_DIR`:
     new.jsonl         `Example` rows to learn: labelled since the champion learned
     replay.jsonl      `Example` rows to keep: the balanced memory of what is older
     gate.jsonl        `Example` rows held out from learning, on which parent and candidate are compared
+    audit.jsonl       `Example` rows that nothing is learned or decided from, to check afterwards. May be missing
     recent.jsonl      `Recent` rows: the stream's latest texts, to be scored again by the candidate. The daemon replaces
                       it as the stream goes on; the learner reads it last
+    unlabelled.jsonl  `Recent` rows without a label, none of them held out: to be read, or learned under the parent's
+                      word. Not there in a job that does neither
 
 The learner leaves:
 
@@ -15,6 +18,7 @@ The learner leaves:
     candidate/        the model (see `learners.model`) and what its method carries to the next job: `ewc.safetensors`
                       and its like
     judged.jsonl      `Judged` rows: both models on every gate example, in the order of gate.jsonl
+    audited.jsonl     `Judged` rows: both models on every audit example, in the order of audit.jsonl
     rescored.jsonl    `Rescored` rows: the candidate on every recent text, in the order of recent.jsonl
     report.json       a `Report`, written last: its presence means that the job is done
     error.json        a `Failure` instead, when it cannot be done
@@ -104,6 +108,24 @@ class AGEM(_Strict):
     samples: int = Field(gt=0)
 
 
+class PseudoLabels(_Strict):
+    """Labels that the parent gives (Sohn et al. 2020, "FixMatch"). `forms` of each text must get the same one."""
+
+    precision: float = Field(gt=0, le=1)
+    weight: float = Field(gt=0, le=1)
+    ratio: float = Field(gt=0)
+    forms: int = Field(gt=0)
+
+
+class Pretraining(_Strict):
+    """Guessing hidden words before learning (Gururangan et al. 2020, "Don't stop pretraining")."""
+
+    epochs: float = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    mask_share: float = Field(gt=0, lt=1)
+    max_steps: int = Field(gt=0)
+
+
 class Job(_Strict):
     """One training run. Paths are absolute."""
 
@@ -125,6 +147,10 @@ class Job(_Strict):
     der: DER
     agem: AGEM
     interpolate: bool = False
+    calibrate: bool = False
+    pseudo_labels: PseudoLabels | None = None
+    pretraining: Pretraining | None = None
+    augmentation: float = Field(default=0.0, ge=0, le=1)
     seed: int
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -138,7 +164,7 @@ class Job(_Strict):
 
 
 class Progress(_Strict):
-    """One line of metrics.jsonl; `step` of `steps` optimiser steps are done."""
+    """One line of metrics.jsonl; `step` of `steps` optimiser steps of the phase are done."""
 
     step: int
     steps: int
@@ -146,10 +172,18 @@ class Progress(_Strict):
     penalty: float
     learning_rate: float
     seconds: float
+    phase: Literal["pretraining", "learning"] = "learning"
+
+
+class Swapped(_Strict):
+    """What each model says of an example when the names in it are swapped for others, see `learners.renaming`."""
+
+    parent: list[float] | None
+    candidate: list[float]
 
 
 class Judged(_Strict):
-    """One gate example and the probability that each model gave to each of the job's labels, in their order.
+    """One held-out example and the probability that each model gave to each of the job's labels, in their order.
 
     `selected` says that it was used to choose something about the candidate, so that it proves nothing any more.
     """
@@ -162,6 +196,7 @@ class Judged(_Strict):
     parent: list[float] | None
     candidate: list[float]
     selected: bool = False
+    swapped: Swapped | None = None
 
 
 class Rescored(_Strict):
@@ -176,16 +211,25 @@ class Rescored(_Strict):
 
 
 class Quality(_Strict):
-    """A model on the gate examples; `seconds` is the time to score all of them."""
+    """A model on the gate examples; `seconds` is the time to score all of them.
+
+    `calibration_error` is the expected one, see `learners.evaluation`.
+    """
 
     accuracy: float
     macro_f1: float
     loss: float
+    calibration_error: float
     seconds: float
 
 
 class Report(_Strict):
-    """`interpolation` is the candidate's share of the way from its parent's weights to the trained ones, if chosen."""
+    """`interpolation` is the candidate's share of the way from its parent's weights to the trained ones, if chosen.
+
+    `temperature` is what its logits are divided by.
+    `pseudo_labelled` texts were learned under the parent's word, at `pseudo_label_threshold` of its confidence or more;
+    None if no confidence was good enough. `pretraining_steps` came before `steps`.
+    """
 
     job: str
     method: Method
@@ -196,6 +240,10 @@ class Report(_Strict):
     parent: Quality | None
     candidate: Quality
     interpolation: float | None = None
+    temperature: float = 1.0
+    pseudo_labelled: int = 0
+    pseudo_label_threshold: float | None = None
+    pretraining_steps: int = 0
     data_sha256: str
     seed: int
 

@@ -1,12 +1,14 @@
 """Parent and candidate on the same examples, side by side."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 import numpy as np
 
 from learners.device import Compute
 from learners.evaluation import Probabilities
+from learners.job import Example, Judged, Swapped
 from learners.model import LoadedModel, Tokens
 from learners.scoring import batches_by_length, forward_batches
 
@@ -42,6 +44,35 @@ def judge(
                 probabilities[which][batch] = in_order(scored.probabilities, model.labels, labels)
     totals = seconds.min(0).sum(0)
     return [(probabilities[which], float(totals[which])) for which in range(len(models))]
+
+
+def answers(model: LoadedModel, texts: Sequence[str], labels: list[str], compute: Compute) -> Probabilities:
+    """The model's probabilities on `texts`, in the order of `labels`."""
+    scored = forward_batches(model, model.tokenise(texts), TOKEN_BUDGET, compute)
+    return in_order(scored.probabilities, model.labels, labels)
+
+
+def side_by_side(
+    examples: Sequence[Example],
+    parent: Probabilities | None,
+    candidate: Probabilities,
+    *,
+    chosen: AbstractSet[str] = frozenset(),
+    swapped: Mapping[str, Swapped] | None = None,
+) -> Iterator[Judged]:
+    """What both models say of each of `examples`; `chosen` are the ids that something was chosen on."""
+    for at, example in enumerate(examples):
+        yield Judged(
+            id=example.id,
+            label=example.label,
+            source=example.source,
+            key=example.key,
+            group=example.group,
+            parent=None if parent is None else parent[at].tolist(),
+            candidate=candidate[at].tolist(),
+            selected=example.id in chosen,
+            swapped=(swapped or {}).get(example.id),
+        )
 
 
 def in_order(probabilities: Probabilities, given: list[str], wanted: list[str]) -> Probabilities:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,7 +62,7 @@ class Sketch(BaseModel):
 
 
 class Description(BaseModel):
-    """`relearnd.json`: what the encoder's own files do not say."""
+    """`relearnd.json`: what the encoder's own files do not say. Logits are divided by `temperature` when scoring."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -70,6 +70,7 @@ class Description(BaseModel):
     max_tokens: int = Field(gt=2)
     pooling: str = Field(default="mean", pattern="^mean$")
     sketch: Sketch = Sketch()
+    temperature: float = Field(default=1.0, gt=0)
 
 
 class TextClassifier(nn.Module):
@@ -127,6 +128,10 @@ class LoadedModel:
     def with_max_tokens(self, max_tokens: int) -> "LoadedModel":
         """The same weights reading `max_tokens` of a text."""
         return _loaded(self.classifier, self.tokenizer, self.description.model_copy(update={"max_tokens": max_tokens}))
+
+    def with_temperature(self, temperature: float) -> "LoadedModel":
+        """The same weights, as sure of themselves as `temperature` makes them."""
+        return replace(self, description=self.description.model_copy(update={"temperature": temperature}))
 
     def with_labels(self, labels: list[str], seed: int) -> "LoadedModel":
         """The same encoder, shared, under a head for `labels`: known labels keep their row, new ones start afresh."""

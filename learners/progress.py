@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from avalanche.training.plugins import SupervisedPlugin
 
@@ -16,8 +16,14 @@ EVERY = 0.5
 class ProgressPlugin(SupervisedPlugin):  # type: ignore[misc] # Avalanche ships no types
     """Writes a line every half second and at the last step, and stops training whose loss is no number."""
 
-    def __init__(self, file: TextIO, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        file: TextIO,
+        clock: Callable[[], float],
+        phase: Literal["pretraining", "learning"] = "learning",
+    ) -> None:
         super().__init__()
+        self._phase: Literal["pretraining", "learning"] = phase
         self._file = file
         self._clock = clock
         self._started = self._latest = clock()
@@ -46,6 +52,7 @@ class ProgressPlugin(SupervisedPlugin):  # type: ignore[misc] # Avalanche ships 
             penalty=strategy.penalty,
             learning_rate=strategy.learning_rate,
             seconds=now - self._started,
+            phase=self._phase,
         )
         self._file.write(row.model_dump_json() + "\n")
         self._file.flush()

@@ -10,21 +10,26 @@ import numpy as np
 import torch
 from avalanche.training.plugins import SupervisedPlugin
 
+from learners.augmentation import some_augmented
+from learners.calibration import calibrated
 from learners.data import Row as TrainingRow
 from learners.data import stream
 from learners.device import Compute, be_deterministic, flushed_denormals, resolve, seed_everything, use_threads
 from learners.disk import sync, write_atomically
-from learners.evaluation import Probabilities, accuracy, log_loss, macro_f1
+from learners.evaluation import Probabilities, accuracy, calibration_error, log_loss, macro_f1
 from learners.interpolation import interpolate, weights_of
-from learners.job import Example, Job, Judged, Quality, Recent, Report, Rescored, write_rows
-from learners.judging import TOKEN_BUDGET, in_order, judge
+from learners.invariance import swapped_answers
+from learners.job import Example, Job, Quality, Recent, Report, Rescored, write_rows
+from learners.judging import TOKEN_BUDGET, answers, in_order, judge, side_by_side
 from learners.methods.names import replays, starts_afresh
 from learners.methods.registry import Lesson, carried, plugins
 from learners.model import LoadedModel, create, load
+from learners.pretraining import pretrain
 from learners.progress import ProgressPlugin
+from learners.pseudo_labels import Chosen, from_parent
 from learners.scoring import forward_batches
 from learners.selection import chooses
-from learners.snapshot import Snapshot, data_sha256, read_job, read_recent, read_snapshot
+from learners.snapshot import Snapshot, data_sha256, read_audit, read_job, read_recent, read_snapshot
 from learners.strategy import Logits, TextStrategy, TrainingError
 
 REPORT = "report.json"
@@ -32,7 +37,7 @@ CANDIDATE = "candidate"
 METRICS = "metrics.jsonl"
 
 #: What an earlier attempt at the job may have left.
-LEFTOVERS = (METRICS, "judged.jsonl", "rescored.jsonl", "error.json")
+LEFTOVERS = (METRICS, "judged.jsonl", "audited.jsonl", "rescored.jsonl", "error.json")
 
 
 class Learned(NamedTuple):
@@ -41,6 +46,8 @@ class Learned(NamedTuple):
     steps: int
     interpolation: float | None
     chosen: frozenset[str]
+    pseudo_labelled: Chosen
+    pretraining_steps: int
 
 
 def run(directory: Path) -> Report:
@@ -74,12 +81,14 @@ def _do(directory: Path) -> Report:
     be_deterministic()
     # Read again when it is its turn, and found good now: training may take hours.
     read_recent(directory)
+    read_audit(directory, job)
     learned = _learn(directory, job, snapshot, compute)
 
     # What is judged is what was saved, read as the daemon will read it.
     candidate = load(directory / CANDIDATE, compute.device)
     parent = load(job.parent, compute.device) if job.parent else None
     qualities = _judge(directory, job, snapshot.gate, learned.chosen, parent, candidate, compute)
+    _audit(directory, job, parent, candidate, compute)
     _rescore(directory, job, read_recent(directory), candidate, compute)
     return Report(
         job=job.id,
@@ -91,6 +100,10 @@ def _do(directory: Path) -> Report:
         parent=qualities[0] if parent else None,
         candidate=qualities[-1],
         interpolation=learned.interpolation,
+        temperature=candidate.description.temperature,
+        pseudo_labelled=len(learned.pseudo_labelled.examples),
+        pseudo_label_threshold=learned.pseudo_labelled.threshold,
+        pretraining_steps=learned.pretraining_steps,
         data_sha256=data_sha256(directory),
         seed=job.seed,
     )
@@ -103,19 +116,33 @@ def _learn(directory: Path, job: Job, snapshot: Snapshot, compute: Compute) -> L
     model = start(job, compute)
     started = weights_of(model) if job.interpolate and job.parent else None
     # What it learns, and how.
-    lesson = _lesson(job, model, snapshot, compute)
+    pretraining_steps = pretrain(model, snapshot, job, directory / METRICS, compute)
+    pseudo_labelled = from_parent(job, snapshot, compute)
+    lesson = _lesson(job, model, _to_learn(job, snapshot, pseudo_labelled), compute)
     methods = plugins(lesson)
     steps = _train(directory, model, lesson, methods)
     # The weights, as they will be used.
-    interpolation, chosen = None, frozenset[str]()
-    choosing = [example for example in snapshot.gate if chooses(example.id)]
+    interpolation, chosen = None, pseudo_labelled.chosen_on
+    # Of a few first rows none may be left to hold out: they are learned from and judged on.
+    new = {example.id for example in snapshot.new}
+    choosing = [example for example in snapshot.gate if chooses(example.id) and example.id not in new]
     if started and choosing:
         interpolation = interpolate(model, started, choosing, compute)
-        chosen = frozenset(example.id for example in choosing)
+        chosen |= frozenset(example.id for example in choosing)
+    if job.calibrate:
+        model = calibrated(model, choosing, compute)
+        chosen |= frozenset(example.id for example in choosing)
     model.save(directory / CANDIDATE)
     for method in carried(methods):
         method.save(directory / CANDIDATE)
-    return Learned(steps, interpolation, chosen)
+    return Learned(steps, interpolation, chosen, pseudo_labelled, pretraining_steps)
+
+
+def _to_learn(job: Job, snapshot: Snapshot, pseudo_labelled: Chosen) -> Snapshot:
+    """The snapshot as it is learned from: pseudo-labelled examples are new ones too."""
+    both = some_augmented([*snapshot.new, *snapshot.replay], job.augmentation, job.seed)
+    count = len(snapshot.new)
+    return snapshot._replace(new=[*both[:count], *pseudo_labelled.examples], replay=both[count:])
 
 
 def _lesson(job: Job, model: LoadedModel, snapshot: Snapshot, compute: Compute) -> Lesson:
@@ -129,7 +156,7 @@ def _lesson(job: Job, model: LoadedModel, snapshot: Snapshot, compute: Compute) 
 def _train(directory: Path, model: LoadedModel, lesson: Lesson, methods: Sequence[SupervisedPlugin]) -> int:
     """Change the weights of `model`; how many steps that took."""
     compute = lesson.compute
-    with (directory / METRICS).open("w", encoding="utf-8") as file:
+    with (directory / METRICS).open("a", encoding="utf-8") as file:
         strategy = TextStrategy(
             model=Logits(model.classifier, model.pad_id, compute),
             job=lesson.job,
@@ -157,7 +184,8 @@ def start(job: Job, compute: Compute) -> LoadedModel:
     model = load(job.parent, compute.device)
     if model.labels != job.labels:
         model = model.with_labels(job.labels, job.seed)
-    return model.with_max_tokens(job.max_tokens)
+    # Learning is about the logits; how sure they make the model is settled at its end.
+    return model.with_max_tokens(job.max_tokens).with_temperature(1.0)
 
 
 def training_rows(model: LoadedModel, examples: Sequence[Example]) -> list[TrainingRow]:
@@ -184,24 +212,19 @@ def _judge(
 ) -> list[Quality]:
     tokens = candidate.tokenise([example.text for example in gate])
     judged = judge([*([parent] if parent else []), candidate], tokens, job.labels, compute)
-    write_rows(
-        directory / "judged.jsonl",
-        (
-            Judged(
-                id=example.id,
-                label=example.label,
-                source=example.source,
-                key=example.key,
-                group=example.group,
-                parent=judged[0][0][at].tolist() if parent else None,
-                candidate=judged[-1][0][at].tolist(),
-                selected=example.id in chosen,
-            )
-            for at, example in enumerate(gate)
-        ),
-    )
+    swapped = swapped_answers(parent, candidate, gate, job.labels, job.seed, compute)
+    both = side_by_side(gate, judged[0][0] if parent else None, judged[-1][0], chosen=chosen, swapped=swapped)
+    write_rows(directory / "judged.jsonl", both)
     truth = np.array([job.labels.index(example.label) for example in gate], dtype=np.int64)
     return [_quality(probabilities, truth, seconds) for probabilities, seconds in judged]
+
+
+def _audit(directory: Path, job: Job, parent: LoadedModel | None, candidate: LoadedModel, compute: Compute) -> None:
+    examples = read_audit(directory, job)
+    texts = [example.text for example in examples]
+    before = answers(parent, texts, job.labels, compute) if parent else None
+    both = side_by_side(examples, before, answers(candidate, texts, job.labels, compute))
+    write_rows(directory / "audited.jsonl", both)
 
 
 def _quality(probabilities: Probabilities, truth: np.ndarray, seconds: float) -> Quality:
@@ -209,6 +232,7 @@ def _quality(probabilities: Probabilities, truth: np.ndarray, seconds: float) ->
         accuracy=accuracy(probabilities, truth),
         macro_f1=macro_f1(probabilities, truth),
         loss=log_loss(probabilities, truth),
+        calibration_error=calibration_error(probabilities, truth),
         seconds=seconds,
     )
 

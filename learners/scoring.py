@@ -59,7 +59,7 @@ def forward_batches(model: LoadedModel, token_lists: Sequence[Tokens], token_bud
         for batch in batches:
             ids = compute.put(pad([token_lists[at] for at in batch], model.pad_id))
             output = model.classifier(ids, (ids != model.pad_id).long())
-            probabilities.append(output.logits.softmax(-1))
+            probabilities.append((output.logits / model.description.temperature).softmax(-1))
             sketches.append(sketch(output.pooled, model.projection))
     # One copy back for all batches: a GPU never waits for the host between two of them.
     back = np.empty(len(token_lists), dtype=np.int64)

@@ -9,17 +9,24 @@ from pydantic import ValidationError
 from learners.errors import LearnerError
 from learners.job import Example, Job, Recent, Row, read_rows
 
+#: Only there in a job that asks for it.
+UNLABELLED = "unlabelled.jsonl"
+
+#: Nothing is learned or decided from it, so a job can do without.
+AUDIT = "audit.jsonl"
+
 
 class JobError(LearnerError):
     """The job's files do not make a job."""
 
 
 class Snapshot(NamedTuple):
-    """The job's rows, read and found good."""
+    """The job's rows, read and found good. `unlabelled` has no text of the others: what is held out stays so."""
 
     new: list[Example]
     replay: list[Example]
     gate: list[Example]
+    unlabelled: list[Recent]
 
 
 def read_job(directory: Path) -> Job:
@@ -44,24 +51,29 @@ def read_snapshot(directory: Path, job: Job) -> Snapshot:
         JobError: a file is missing, a row does not validate or has a label outside the job's, or there is nothing to
             learn or nothing to judge on.
     """
-    snapshot = Snapshot(
-        new=_rows(directory / "new.jsonl", Example),
-        replay=_rows(directory / "replay.jsonl", Example),
-        gate=_rows(directory / "gate.jsonl", Example),
-    )
-    known = set(job.labels)
+    new, replay, gate = (_rows(directory / f"{name}.jsonl", Example) for name in ("new", "replay", "gate"))
+    labelled = {example.text for example in (*new, *replay, *gate)}
+    unlabelled = _rows(directory / UNLABELLED, Recent) if (directory / UNLABELLED).exists() else []
+    snapshot = Snapshot(new, replay, gate, [row for row in unlabelled if row.text not in labelled])
     for name, examples in (("new", snapshot.new), ("replay", snapshot.replay), ("gate", snapshot.gate)):
-        for number, example in enumerate(examples, 1):
-            if example.label not in known:
-                raise JobError(
-                    f"{name}.jsonl line {number} (id {example.id!r}) has the label {example.label!r}",
-                    f"use one of {', '.join(job.labels)}, or add it to the job's labels",
-                )
+        _require_known(name, examples, job)
     if not snapshot.new:
         raise JobError("new.jsonl is empty", "start a job only when there are labelled examples to learn")
     if not snapshot.gate:
         raise JobError("gate.jsonl is empty", "hold out labelled examples, or there is no telling what was learned")
     return snapshot
+
+
+def read_audit(directory: Path, job: Job) -> list[Example]:
+    """audit.jsonl of `directory`; empty when it is not there.
+
+    Raises:
+        JobError: a row does not validate, or has a label outside the job's.
+    """
+    path = directory / AUDIT
+    examples = _rows(path, Example) if path.exists() else []
+    _require_known("audit", examples, job)
+    return examples
 
 
 def read_recent(directory: Path) -> list[Recent]:
@@ -71,6 +83,16 @@ def read_recent(directory: Path) -> list[Recent]:
         JobError: it is missing, or a row does not validate.
     """
     return _rows(directory / "recent.jsonl", Recent)
+
+
+def _require_known(name: str, examples: list[Example], job: Job) -> None:
+    known = set(job.labels)
+    for number, example in enumerate(examples, 1):
+        if example.label not in known:
+            raise JobError(
+                f"{name}.jsonl line {number} (id {example.id!r}) has the label {example.label!r}",
+                f"use one of {', '.join(job.labels)}, or add it to the job's labels",
+            )
 
 
 def _rows(path: Path, kind: type[Row]) -> list[Row]:
@@ -93,8 +115,9 @@ def _first(error: ValidationError) -> str:
 
 
 def data_sha256(directory: Path) -> str:
-    """One hash over the bytes of new.jsonl, replay.jsonl and gate.jsonl."""
+    """One hash over the bytes of new.jsonl, replay.jsonl and gate.jsonl, and of unlabelled.jsonl where it is there."""
     whole = hashlib.sha256()
-    for name in ("new.jsonl", "replay.jsonl", "gate.jsonl"):
+    names = ["new.jsonl", "replay.jsonl", "gate.jsonl"]
+    for name in [*names, UNLABELLED] if (directory / UNLABELLED).exists() else names:
         whole.update(hashlib.sha256((directory / name).read_bytes()).digest())
     return whole.hexdigest()

@@ -233,11 +233,16 @@ class Demo:
         final = status(self.config)["champion"]["version"]
         self.ledger.judge_static(self._base)
         report = self.ledger.report(db, self.config)
-        champion: Engine = load_engine(final, registry.verify(final), self.config)
+
+        def load(version: str) -> Engine:
+            return load_engine(version, registry.verify(version), self.config)
+
+        champion = load(final)
         report["holdout"] = {
             "base": by_domain(self._base, self.stream.holdout),
             "final": by_domain(champion, self.stream.holdout),
         }
+        report["hindsight"] = self.ledger.look_back(final, load, self.config.memory)
         db.close()
         (self.directory / "report.json").write_text(dump(report), encoding="utf-8")
         write_page(report, self.ledger.series(), self.directory / "report.html")

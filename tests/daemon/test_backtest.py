@@ -27,6 +27,11 @@ def run(config: Config, out: Path, texts: list[dict[str, Any]], labels: list[dic
     )
 
 
+def config(fitted: Path, encoder: Path) -> Config:
+    """With enough labels to look back on."""
+    return settings(fitted, encoder, memory={"audit_share": 0.1})
+
+
 @pytest.fixture(scope="module")
 def recorded(fitted: Path, encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     """A backtest over formal sentences that turn into slang, and where it is."""
@@ -37,7 +42,7 @@ def recorded(fitted: Path, encoder: Path, tmp_path_factory: pytest.TempPathFacto
         for s in (False, True)
     ]
     holdout = write_jsonl(out / "holdout.jsonl", rows)
-    return run(settings(fitted, encoder), out, *drifting(480, 200), holdout=holdout), out
+    return run(config(fitted, encoder), out, *drifting(480, 200), holdout=holdout), out
 
 
 def test_the_loop_closes_drift_is_noticed_learned_and_scored_better(recorded):
@@ -63,6 +68,23 @@ def test_the_report_has_the_keys_that_tools_read(recorded):
     assert isinstance(report["alerts"], list)
 
 
+def test_the_report_looks_back_on_what_each_version_knew(recorded):
+    report, _ = recorded
+    past = report["hindsight"]
+    assert past["versions"][0]["version"] == "v1"
+    assert {"forgot", "backward", "forward"} <= past.keys()
+    assert past["versions"][-1]["mean"] > past["versions"][0]["mean"]
+    assert all(known["texts"] >= 20 for known in past["sources"].values())
+
+
+def test_every_promotion_is_audited_in_the_report_and_none_lost_a_slice(recorded):
+    report, _ = recorded
+    audits = [model["audit"] for model in report["models"] if model["promoted"]]
+    assert audits
+    assert all(audit["examples"] and audit["fell"] == [] for audit in audits)
+    assert all(model["audit"] is None for model in report["models"] if not model["promoted"])
+
+
 def test_the_page_shows_the_run_and_loads_nothing(recorded):
     _, out = recorded
     page = (out / "report.html").read_text()
@@ -76,7 +98,7 @@ def test_the_home_that_it_begins_with_is_left_alone(recorded, fitted):
 
 def test_the_same_recording_gives_the_same_decisions_twice(recorded, fitted, encoder, tmp_path):
     report, _ = recorded
-    again = run(settings(fitted, encoder), tmp_path / "again", *drifting(480, 200))
+    again = run(config(fitted, encoder), tmp_path / "again", *drifting(480, 200))
 
     def decisions(of: Any) -> Any:
         return [(d["kind"], d["because"], d["at"]) for d in of["decisions"]]

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon.config import GateConfig
-from daemon.gate import Verdict, holm, judge, p_greater
-from learners.job import Judged, Quality, read_rows, write_rows
+from daemon.gate.audit import audit
+from daemon.gate.chance import holm, p_greater, p_more_often
+from daemon.gate.verdict import Verdict, judge
+from learners.job import Judged, Quality, Swapped, read_rows, write_rows
 
 LABELS = ["down", "flat", "up"]
 CONFIG = GateConfig()
@@ -129,7 +131,7 @@ def test_a_candidate_whose_probabilities_are_not_numbers_never_goes_live(bad: fl
 
 def test_what_is_not_a_number_reaches_the_gate_through_the_learner_s_files(tmp_path: Path) -> None:
     write_rows(tmp_path / "judged.jsonl", rows(100, right(0.5), always([math.nan, math.inf, 0.0])))
-    quality = Quality(accuracy=0.3, macro_f1=0.2, loss=math.nan, seconds=1.0)
+    quality = Quality(accuracy=0.3, macro_f1=0.2, loss=math.nan, calibration_error=0.1, seconds=1.0)
 
     decided = verdict(list(read_rows(tmp_path / "judged.jsonl", Judged)))
 
@@ -316,3 +318,114 @@ def test_a_p_value_is_never_zero_and_ties_do_not_move_it(differences: list[float
 
     assert 0 < p <= 1
     assert p_greater(np.array(differences + [0.0] * zeros), seed=3) == p
+
+
+def test_a_candidate_that_has_grown_overconfident_stays_out() -> None:
+    fresh = rows(100, right(0.5), right(0.8))
+    old = rows(200, right(0.6, sure=0.6), right(0.6, sure=0.99), group="old")
+
+    decided = verdict(fresh + old)
+
+    assert decided.calibration is not None
+    assert decided.calibration.candidate > decided.calibration.parent + CONFIG.calibration_tolerance
+    assert decided.calibration.p_worse < CONFIG.alpha
+    assert not decided.promoted
+    assert decided.because.startswith("its confidence means less: calibration error 0.")
+
+
+def test_a_candidate_whose_confidence_means_more_goes_live() -> None:
+    decided = verdict(rows(100, right(0.5), right(0.8)) + rows(200, right(0.8, sure=0.99), right(0.8), group="old"))
+
+    assert decided.promoted
+    assert decided.calibration is not None
+    assert decided.calibration.candidate < decided.calibration.parent
+
+
+def test_by_chance_alone_confidence_is_said_to_mean_less_as_seldom_as_alpha() -> None:
+    random = np.random.default_rng(0)
+    trials, errors = 60, 0
+    config = GateConfig(calibration_tolerance=0.0)
+    for trial in range(trials):
+        given = random.dirichlet([1, 1, 1], size=(2, 90)).tolist()
+        judged = verdict(rows(90, given[0].__getitem__, given[1].__getitem__), config=config, seed=trial)
+        assert judged.calibration is not None
+        errors += not judged.calibration.passed
+
+    assert errors / trials <= config.alpha + 3 * math.sqrt(config.alpha * (1 - config.alpha) / trials)
+
+
+def with_names_swapped(judged: list[Judged], parent: Model, candidate: Model) -> list[Judged]:
+    return [
+        row.model_copy(update={"swapped": Swapped(parent=parent(n), candidate=candidate(n))})
+        for n, row in enumerate(judged)
+    ]
+
+
+def test_a_candidate_that_judges_the_name_and_not_the_news_stays_out() -> None:
+    judged = rows(100, right(0.5), right(0.8))
+
+    decided = verdict(with_names_swapped(judged, right(0.5), always([0.8, 0.1, 0.1])))
+
+    assert decided.invariance is not None
+    assert (decided.invariance.parent, decided.invariance.examples) == (0.0, 100)
+    assert not decided.promoted
+    assert decided.because.endswith(" of 100 texts change label when their names are swapped")
+
+
+def test_a_candidate_that_judges_names_no_more_than_its_parent_goes_live() -> None:
+    judged = rows(100, right(0.5), right(0.8))
+
+    decided = verdict(with_names_swapped(judged, always([0.8, 0.1, 0.1]), always([0.8, 0.1, 0.1])))
+
+    assert decided.promoted
+    assert decided.invariance is not None
+    assert decided.invariance.candidate > 0.5
+
+
+def test_names_in_few_texts_decide_nothing() -> None:
+    few = CONFIG.slice_min - 1
+    judged = with_names_swapped(rows(few, right(0.5), right(0.8)), right(0.5), right(0.0))
+
+    decided = verdict(judged + rows(70, right(0.5), right(0.8), key="without names"))
+
+    assert decided.promoted
+    assert decided.invariance is None
+
+
+def test_a_candidate_that_is_broken_by_other_names_never_goes_live() -> None:
+    judged = with_names_swapped(rows(100, right(0.5), right(0.8)), right(0.5), always([math.nan] * 3))
+
+    assert verdict(judged).because == "its probabilities are not numbers on 100 of 100 held-out examples"
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=30))
+def test_of_two_yes_or_no_answers_only_those_that_differ_count(pairs: list[tuple[bool, bool]]) -> None:
+    first, second = (np.array([pair[at] for pair in pairs], dtype=np.bool_) for at in (0, 1))
+    only_first, differ = int(np.sum(first & ~second)), int(np.sum(first ^ second))
+
+    least = sum(math.comb(differ, k) for k in range(only_first, differ + 1)) / 2**differ
+
+    assert p_more_often(first, second) == pytest.approx(least)
+
+
+def test_a_record_holds_what_it_takes_to_decide_again() -> None:
+    judged = rows(100, right(0.6), right(0.8)) + rows(60, right(0.7), right(0.7), group="old")
+    decided = verdict(judged, seed=7)
+
+    record = decided.as_dict()
+    again = verdict(judged, slowdown=record["slowdown"], config=GateConfig(**record["settings"]), seed=record["seed"])
+
+    assert again == decided
+
+
+def test_an_audit_finds_the_slice_that_fell() -> None:
+    kept = rows(200, right(0.6), right(0.8)) + rows(100, right(0.8), right(0.8), group="old", source="wire")
+    fallen = rows(100, right(0.9), right(0.5), group="old", source="blog")
+
+    good, bad = (audit(judged, LABELS, CONFIG, seed=0) for judged in (kept, kept + fallen))
+
+    assert good.fell == []
+    assert good.because == "6 slices kept on 300 audit examples; worst everything old 0.800 → 0.800 on 100"
+    assert "source blog" in bad.fell
+    assert bad.because.endswith("slices fell on 400 audit examples; worst source blog 0.900 → 0.500 on 100")
+    assert audit([], LABELS, CONFIG, seed=0).because == "0 audit examples, too few for a slice of 30"

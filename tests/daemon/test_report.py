@@ -85,6 +85,9 @@ def an_alert(**changes: Any) -> dict[str, Any]:
     return fired | changes
 
 
+FIGURES = {"base": 0.4, "best": 0.6, "final": 0.55, "forgot": 0.05, "backward": -0.02, "forward": 0.1}
+
+
 def a_report(**changes: Any) -> dict[str, Any]:
     model = {"parent": "v1", "trigger": "drift", "method": "replay", "examples": 1234, "train_seconds": 75.0}
     report = {
@@ -102,6 +105,17 @@ def a_report(**changes: Any) -> dict[str, Any]:
         "holdout": {
             "base": {"home": {"accuracy": 0.8, "macro_f1": 0.7}, "abroad": {"accuracy": 0.5, "macro_f1": 0.4}},
             "final": {"home": {"accuracy": 0.8, "macro_f1": 0.69}, "abroad": {"accuracy": 0.7, "macro_f1": 0.65}},
+        },
+        "hindsight": {
+            "forgot": 0.071,
+            "backward": -0.02,
+            "forward": 0.1,
+            "sources": {"home": {"texts": 31, **FIGURES}, "abroad": {"texts": 30, **FIGURES}},
+            "versions": [
+                {"version": "v1", "mean": 0.5, "worst": "home", "known": {"home": 0.4, "abroad": 0.6}},
+                {"version": "v3", "mean": 0.65, "worst": "home", "known": {"home": 0.6, "abroad": 0.7}},
+            ],
+            "leads": [{"since": 0, "version": "v1"}, {"since": 250, "version": "v3"}],
         },
         "alerts": [an_alert(), an_alert(status="resolved", ends_at=iso(130))],
         "seconds": {"scoring": 3.0, "training": 75.0, "total": 80.4},
@@ -124,6 +138,14 @@ def test_a_newcomer_reads_the_outcome_in_the_first_line(tmp_path: Path) -> None:
     assert "Learning from the stream raised macro-F1 from 0.43 to 0.68." in elements.text
     for shown in ("0.684", "0.431", "+0.253", "accuracy 0.810", "of 2 trained", "1 min 20 s", "v3", "better on 80"):
         assert shown in html
+
+
+def test_what_each_version_knew_is_a_row_a_source_and_a_cell_a_version(tmp_path: Path) -> None:
+    html, _ = written(a_report(), a_series(), tmp_path)
+    assert "On average 0.071 of macro-F1 was forgotten, backward transfer was -0.020" in html
+    cells = [f"{version} on {source}" for source in ("home", "abroad") for version in ("v1", "v3")]
+    assert [html.count(f"<title>{cell}") for cell in cells] == [1, 1, 1, 1]
+    assert "What each version knew" not in written(a_report(hindsight=None), a_series(), tmp_path)[0]
 
 
 @pytest.mark.parametrize(

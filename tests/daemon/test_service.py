@@ -99,7 +99,7 @@ def test_a_person_can_make_it_learn_promote_what_came_of_it_and_go_back(config):
         assert status(config)["champion"]["version"] == "v1"
         assert steer(config, "promote", {"version": "v2"}, wait=SOON) == "promoted v2"
     kinds = [decision["kind"] for decision in status(config)["decisions"]]
-    assert kinds[-3:] == ["promoted", "rolled back", "promoted"]
+    assert kinds[-4:] == ["promoted", "audited", "rolled back", "promoted"]
 
 
 def test_roles_apart_do_what_one_process_does(config):

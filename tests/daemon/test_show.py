@@ -1,6 +1,7 @@
 import json
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
@@ -10,8 +11,10 @@ import pytest
 from rich.console import Console
 
 from daemon.champion import Reign
-from daemon.config import Config
-from daemon.gate import SliceVerdict, Verdict
+from daemon.config import Config, GateConfig
+from daemon.gate.audit import Audit
+from daemon.gate.slices import Comparison
+from daemon.gate.verdict import Verdict
 from daemon.memory import Labelled, Memory
 from daemon.prequential import Prequential
 from daemon.registry import Registry, RegistryError
@@ -35,7 +38,12 @@ VERDICT = Verdict(
     candidate_brier=0.3,
     p_better=0.0012,
     slowdown=1.0,
-    slices=[SliceVerdict("source [wire]", 40, 0.91, 0.9, 0.6, True)],
+    slices=[Comparison("source [wire]", 40, 0.91, 0.9, 0.6, True)],
+    selected=50,
+    calibration=Comparison("calibration error", 140, 0.08, 0.05, 0.9, True),
+    invariance=None,
+    settings=GateConfig().model_dump(),
+    seed=3,
 )
 
 
@@ -173,7 +181,76 @@ def test_a_busy_daemon_s_versions_show_the_champion_and_the_gate_s_numbers(busy:
     version = printed(lambda console: print_version(busy, "v2", console, as_json=False))
     assert VERDICT.because in version
     slices = next(line for line in version.splitlines() if "source [wire]" in line and "0.910" in line)
-    assert [cell.strip() for cell in slices.strip("│").split("│")][1:] == ["40", "0.910", "0.900", "-0.010", "0.600"]
+    assert slices.split()[-6:] == ["40", "0.910", "0.900", "-0.010", "0.600", "kept"]
+    assert "50 held-out labels left out" in version
+    tests = {row.strip().split("  ")[0]: row.split() for row in version.splitlines() if row.strip()}
+    assert tests["Brier, fresh"][2:] == ["100", "0.500", "0.300", "-0.200", "0.0012", "p", "<", "0.1", "passed"]
+    assert tests["accuracy, fresh"][2:] == ["100", "0.600", "0.800", "+0.200", "-0.03", "passed"]
+    assert tests["calibration error"][2:] == ["140", "0.080", "0.050", "-0.030", "0.9000", "+0.05", "passed"]
+    assert tests["moved by names"][3:] == ["+0.03", "–"]
+    assert tests["scoring time"][2:] == ["1.00", "1.00", "+0.00", "1.5", "times", "passed"]
+
+
+def test_a_decision_fits_a_terminal_of_80_columns(busy: Config) -> None:
+    console = Console(file=StringIO(), width=80)
+
+    print_version(busy, "v2", console, as_json=False)
+
+    assert isinstance(console.file, StringIO)
+    figures = [line for line in console.file.getvalue().splitlines() if "passed" in line]
+    assert [line.split()[0] for line in figures] == ["Brier,", "accuracy,", "calibration", "scoring"]
+
+
+def test_a_candidate_that_never_went_live_shows_why(busy: Config) -> None:
+    db = open_home(busy)
+    (job,) = Jobs(db).all()
+    said = {**VERDICT.as_dict(), "promoted": False, "p_better": 0.4}
+    report = {"data_sha256": "1" * 64, "method": "replay", "seed": 3}
+    Jobs(db).close(job, "rejected", {"because": "no better [beyond] chance", "gate": said, "report": report})
+    db.close()
+
+    shown = printed(lambda console: print_version(busy, "v3", console, as_json=False))
+    as_json = json.loads(printed(lambda console: print_version(busy, "v3", console, as_json=True)))
+
+    assert "v3, from v2, never live: rejected (job-00001, trigger drift)" in shown
+    assert "why     no better [beyond] chance" in shown
+    better = next(line for line in shown.splitlines() if "Brier, fresh" in line)
+    assert "failed" in better
+    assert as_json["decision"]["gate"]["p_better"] == 0.4
+
+
+def test_an_audit_is_shown_with_the_slice_that_fell(fitted: Config) -> None:
+    fell = Comparison("source [blog]", 40, 0.9, 0.5, 0.001, False)
+    audited = Audit(
+        80, "1 of 2 slices fell", [Comparison("everything old", 80, 0.8, 0.8, 1.0, True), fell], [fell.name]
+    )
+    add_version(fitted, "v2", "v1", {**VERDICT.as_dict(), "audit": audited.as_dict()})
+
+    shown = printed(lambda console: print_version(fitted, "v2", console, as_json=False))
+
+    assert "audit   1 of 2 slices fell" in shown
+    assert "fell" in next(line for line in shown.splitlines() if "source [blog]" in line)
+
+
+def test_of_very_many_slices_the_worst_are_shown(fitted: Config) -> None:
+    slices = [Comparison(f"key K{number}", 30, 0.9, 0.9 + number / 1000, 1.0, True) for number in range(60)]
+    add_version(fitted, "v2", "v1", replace(VERDICT, slices=slices).as_dict())
+
+    shown = printed(lambda console: print_version(fitted, "v2", console, as_json=False))
+
+    assert "key K0 " in shown
+    assert "key K59" not in shown
+    assert "and 40 more that lost less" in shown
+
+
+def test_a_version_of_an_earlier_release_shows_what_is_known_of_it(fitted: Config) -> None:
+    later = ("settings", "seed", "selected", "calibration", "invariance")
+    add_version(fitted, "v2", "v1", {name: value for name, value in VERDICT.as_dict().items() if name not in later})
+
+    shown = printed(lambda console: print_version(fitted, "v2", console, as_json=False))
+
+    assert "0.0012" in shown
+    assert "source [wire]" in shown
 
 
 def test_everything_can_be_had_as_json(busy: Config) -> None:

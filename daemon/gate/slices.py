@@ -1,0 +1,90 @@
+"""What the candidate must not have forgotten: every slice of the old examples, by source, key and label."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from daemon.config import GateConfig
+from daemon.gate.answers import Answers, Bools, Floats, mean
+from daemon.gate.chance import holm, p_more_often, p_swapped
+
+#: A hair more than a tolerance, because 1 less 0.97 is a hair more than 0.03.
+HAIR = 1e-9
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Both models on the same examples by one measure, 0 to 1.
+
+    `p_worse` is the chance of the candidate being so much worse by luck; of slices, as it counts among all that are
+    looked at together.
+    """
+
+    name: str
+    examples: int
+    parent: float
+    candidate: float
+    p_worse: float
+    passed: bool
+
+    @property
+    def change(self) -> float:
+        return self.candidate - self.parent
+
+
+def judge_slices(
+    old: Answers, labels: Sequence[str], config: GateConfig, seed: int, *, fresh: Answers | None = None
+) -> list[Comparison]:
+    """All old examples, then each source, key and label with at least `slice_min` of them; and `fresh` as one slice.
+
+    The score of a source or a key is its accuracy. A label's is its F1 among all the old examples, not its recall: a
+    model that says a label more rarely and more rightly has forgotten nothing. A slice fails when it loses more than
+    the tolerance, and that beyond chance; the chance of turning away a model that forgets nothing is `alpha` for all
+    the slices together (Holm).
+    """
+    compared = [*_compare(old, labels, seed), *([_fall("everything fresh", *fresh.right())] if fresh else [])]
+    judged = [one for one in compared if one.examples >= config.slice_min]
+    counted = holm([one.p_worse for one in judged])
+    return [
+        replace(one, p_worse=p, passed=-one.change <= config.slice_tolerance + HAIR or p > config.alpha)
+        for one, p in zip(judged, counted, strict=True)
+    ]
+
+
+def worst(slices: Sequence[Comparison]) -> Comparison | None:
+    """The slice that lost most, or gained least; None without any."""
+    return min(slices, key=lambda one: one.change, default=None)
+
+
+def _compare(old: Answers, labels: Sequence[str], seed: int) -> Iterator[Comparison]:
+    parent, candidate = old.right()
+    yield _fall("everything old", parent, candidate)
+    for kind, names in (("source", old.sources), ("key", old.keys)):
+        among = np.array(["" if name is None else name for name in names], dtype=object)
+        # A text need not have a key, and those without one are nothing in common.
+        for name in sorted(set(among) - ({""} if kind == "key" else set())):
+            inside = among == name
+            yield _fall(f"{kind} {name or 'unnamed'}", parent[inside], candidate[inside])
+    for number, label in enumerate(labels):
+        yield _f1_fall(f"label {label}", old, number, seed)
+
+
+def _fall(name: str, parent: Bools, candidate: Bools) -> Comparison:
+    """Accuracies, from whether each model is right on each example; not judged yet."""
+    return Comparison(name, len(parent), mean(parent), mean(candidate), p_more_often(parent, candidate), False)
+
+
+def _f1_fall(name: str, old: Answers, label: int, seed: int) -> Comparison:
+    truth = old.truth == label
+    # Columns: true positives, and all that was said or should have been; F1 = 2 * first / second.
+    before, after = (
+        np.stack([said & truth, said.astype(int) + truth], axis=1).astype(np.float64)
+        for said in (given.argmax(axis=1) == label for given in (old.parent, old.candidate))
+    )
+    parent, candidate, p_worse = p_swapped(before, after, _f1, seed)
+    return Comparison(name, int(truth.sum()), parent, candidate, p_worse, False)
+
+
+def _f1(counts: Floats) -> Floats:
+    return 2 * counts[..., 0] / np.maximum(counts[..., 1], 1)

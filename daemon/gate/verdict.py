@@ -1,0 +1,127 @@
+"""The decision: each test in turn, and the sentence that says what decided."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from daemon.config import GateConfig
+from daemon.gate.answers import Answers, brier, mean
+from daemon.gate.calibration import judge_calibration
+from daemon.gate.chance import p_greater
+from daemon.gate.invariance import judge_invariance
+from daemon.gate.slices import Comparison, judge_slices, worst
+from learners.job import Judged
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The decision with its numbers. `p_better` is the paired test on the fresh examples.
+
+    `selected` held-out examples were not judged on; `settings` are the gate's, with which an auditor can decide again.
+    """
+
+    promoted: bool
+    because: str
+    fresh: int
+    selected: int
+    parent_accuracy: float
+    candidate_accuracy: float
+    parent_brier: float
+    candidate_brier: float
+    p_better: float
+    slowdown: float
+    slices: list[Comparison]
+    calibration: Comparison | None
+    invariance: Comparison | None
+    settings: dict[str, Any]
+    seed: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def judge(
+    judged: Sequence[Judged], labels: Sequence[str], *, slowdown: float, config: GateConfig, seed: int
+) -> Verdict:
+    """Decide on a candidate from both models' probabilities on the same held-out examples.
+
+    Better means a lower Brier score (a proper score, so a model can't win by shouting) under a one-sided paired
+    permutation test, with accuracy within the tolerance; old examples are cut by source, key and class.
+
+    Args:
+        judged: every held-out example; `group` tells fresh from old. Those `selected` are not judged on.
+        labels: the order of the probabilities.
+        slowdown: the candidate's scoring time over the parent's.
+        config: thresholds.
+        seed: of the permutation tests.
+    """
+    # What a candidate was chosen on flatters it.
+    unseen = [row for row in judged if not row.selected]
+    fresh = Answers.of([row for row in unseen if row.group == "fresh"], labels)
+    old = Answers.of([row for row in unseen if row.group == "old"], labels)
+    parent_brier, candidate_brier = brier(fresh.parent, fresh.truth), brier(fresh.candidate, fresh.truth)
+    parent_right, candidate_right = fresh.right()
+    verdict = Verdict(
+        promoted=False,
+        because="",
+        fresh=len(fresh),
+        selected=len(judged) - len(unseen),
+        parent_accuracy=mean(parent_right),
+        candidate_accuracy=mean(candidate_right),
+        parent_brier=mean(parent_brier),
+        candidate_brier=mean(candidate_brier),
+        p_better=p_greater(parent_brier - candidate_brier, seed),
+        slowdown=slowdown,
+        slices=judge_slices(old, labels, config, seed),
+        # Old and fresh together: the error of few examples is mostly chance. Knowing nothing is never too sure.
+        calibration=judge_calibration(
+            Answers.of([row for row in unseen if row.parent is not None], labels), config, seed
+        ),
+        invariance=judge_invariance(unseen, len(labels), config),
+        settings=config.model_dump(),
+        seed=seed,
+    )
+    broken = sum(map(_is_broken, judged))
+    promoted, because = _refuse_broken(broken, len(judged)) or _decide(verdict, config)
+    return replace(verdict, promoted=promoted, because=because)
+
+
+def _is_broken(row: Judged) -> bool:
+    return not all(map(math.isfinite, [*row.candidate, *(row.swapped.candidate if row.swapped else ())]))
+
+
+def _refuse_broken(broken: int, examples: int) -> tuple[bool, str] | None:
+    if not broken:
+        return None
+    return False, f"its probabilities are not numbers on {broken} of {examples} held-out examples"
+
+
+def _decide(verdict: Verdict, config: GateConfig) -> tuple[bool, str]:
+    change = (
+        f"accuracy {verdict.parent_accuracy:.3f} → {verdict.candidate_accuracy:.3f} on {verdict.fresh} fresh labels"
+    )
+    if verdict.fresh < config.min_examples:
+        return False, f"only {verdict.fresh} fresh held-out labels; gate.min_examples is {config.min_examples}"
+    if not verdict.p_better < config.alpha:
+        return False, f"no better beyond chance: {change}, p = {verdict.p_better:.3f}"
+    if verdict.parent_accuracy - verdict.candidate_accuracy > config.slice_tolerance:
+        return False, f"surer but less accurate: {change}"
+    if bad := worst([one for one in verdict.slices if not one.passed]):
+        return False, f"forgets {bad.name}: {_step(bad)} on {bad.examples} examples"
+    if (calibration := verdict.calibration) and not calibration.passed:
+        return False, f"its confidence means less: calibration error {_step(calibration)}"
+    if (names := verdict.invariance) and not names.passed:
+        return (
+            False,
+            f"judges names: {_step(names)} of {names.examples} texts change label when their names are swapped",
+        )
+    if not verdict.slowdown <= config.max_slowdown:
+        return False, f"{verdict.slowdown:.2f} times as slow; gate.max_slowdown is {config.max_slowdown}"
+    lowest = worst(verdict.slices)
+    kept = f"; worst old slice {lowest.name} {lowest.change:+.3f}" if lowest else ""
+    return True, f"{change}, p = {verdict.p_better:.4f}{kept}"
+
+
+def _step(compared: Comparison) -> str:
+    return f"{compared.parent:.3f} → {compared.candidate:.3f}"
