@@ -17,6 +17,7 @@ model of its time.
 import argparse
 import itertools
 import json
+import math
 import shutil
 import statistics
 import tempfile
@@ -189,7 +190,7 @@ class Run:
         report = learn(directory)
         outcome.seconds += time.monotonic() - started
         learned = report.examples + report.replayed + report.pseudo_labelled
-        outcome.samples += min(report.steps * job.batch_size, round(job.epochs * learned))
+        outcome.samples += round(report.steps / math.ceil(learned / job.batch_size) * learned)
         if parent is not None and parent.is_relative_to(self._scratch):
             shutil.rmtree(parent.parent)
         return directory / "candidate"

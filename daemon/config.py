@@ -334,12 +334,28 @@ class LearningConfig(Section):
         "(Guo et al. 2017); the gate judges on the others.",
     )
     epochs: float = Field(2.0, gt=0, description="Passes over new and replayed examples together.")
+    min_steps: int = Field(
+        100, ge=0, description="Optimiser steps of a small run, at least: it takes more passes for them, up to eight."
+    )
+    max_steps: int = Field(0, ge=0, description="Optimiser steps of a large run, at most; 0 is no limit.")
+    early_stopping: bool = Field(
+        False,
+        description="Look at a third of the held-out examples while learning, keep the weights that answer them best, "
+        "and stop when these stay the best; the gate judges on the others.",
+    )
+    patience: float = Field(1.0, gt=0, description="Passes without anything better after which early stopping stops.")
     fit_epochs: float = Field(4.0, gt=0, description="Passes over the rows of `relearnd fit`.")
     replay_ratio: float = Field(1.0, ge=0, description="Replayed examples for each new one.")
     learning_rate: float = Field(5e-5, gt=0, description="Peak learning rate of AdamW.")
     warmup_share: Share = Field(0.1, description="Share of the steps in which the rate rises to its peak.")
     weight_decay: float = Field(0.01, ge=0, description="Of AdamW.")
     batch_size: int = Field(16, gt=0, description="Examples in an optimiser step.")
+    accumulate: int = Field(
+        1, gt=0, description="Parts that a batch is learned in, one after the other, which takes less memory."
+    )
+    checkpoint_every: Seconds = Field(
+        60.0, gt=0, description="Seconds between two checkpoints: a run that is cut off goes on from the latest."
+    )
     threads: int = Field(0, ge=0, description="CPU threads of the learner; 0 leaves it to torch.")
     niceness: int = Field(10, ge=0, le=19, description="The learner gives way to scoring by this much.")
     timeout: Seconds = Field(6 * HOUR, gt=0, description="A run that takes longer is stopped.")
@@ -359,7 +375,7 @@ class LearningConfig(Section):
     @property
     def chooses(self) -> bool:
         """Whether a run chooses something on a part of the held-out examples, see `learners.selection`."""
-        return self.calibrate or self.interpolate or self.pseudo_labels.enabled
+        return self.calibrate or self.interpolate or self.early_stopping or self.pseudo_labels.enabled
 
 
 class GateConfig(Section):

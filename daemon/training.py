@@ -219,6 +219,9 @@ class Training:
                 shutil.rmtree(path / "candidate", ignore_errors=True)
                 for rows in ("new", "replay", "gate", "recent", "unlabelled", "audit", *JUDGED):
                     (path / f"{rows}.jsonl").unlink(missing_ok=True)
+                # Of a run that failed or was stopped; one that is done has none.
+                for checkpoint in path.glob("checkpoint.*"):
+                    checkpoint.unlink()
 
     def _judgement(self, job: Job, champion: Champion | None) -> Judgement:
         left = outcome(self._path(job))

@@ -15,6 +15,7 @@ The daemon writes, then starts `python -m learners JOB_DIR`:
 The learner leaves:
 
     metrics.jsonl     `Progress` rows as it goes
+    checkpoint.safetensors  training as far as it has come, until the job is done: see `learners.checkpoint`
     candidate/        the model (see `learners.model`) and what its method carries to the next job: `ewc.safetensors`
                       and its like
     judged.jsonl      `Judged` rows: both models on every gate example, in the order of gate.jsonl
@@ -127,7 +128,11 @@ class Pretraining(_Strict):
 
 
 class Job(_Strict):
-    """One training run. Paths are absolute."""
+    """One training run. Paths are absolute.
+
+    A batch is learned in `accumulate` parts. `max_steps` of 0 is no limit; after `patience` passes without anything
+    better on held-out examples training stops, 0 is never; `checkpoint_every` is in seconds.
+    """
 
     id: str
     method: Method
@@ -139,6 +144,11 @@ class Job(_Strict):
     warmup_share: float = Field(ge=0, le=1)
     weight_decay: float = Field(ge=0)
     batch_size: int = Field(gt=0)
+    accumulate: int = Field(default=1, gt=0)
+    min_steps: int = Field(default=0, ge=0)
+    max_steps: int = Field(default=0, ge=0)
+    patience: float = Field(default=0.0, ge=0)
+    checkpoint_every: float = Field(default=60.0, gt=0)
     max_tokens: int = Field(gt=2)
     ewc: EWC
     si: SI
@@ -226,7 +236,8 @@ class Quality(_Strict):
 class Report(_Strict):
     """`interpolation` is the candidate's share of the way from its parent's weights to the trained ones, if chosen.
 
-    `temperature` is what its logits are divided by.
+    `temperature` is what its logits are divided by. `kept_step` is the one whose weights were kept, where early
+    stopping chose one.
     `pseudo_labelled` texts were learned under the parent's word, at `pseudo_label_threshold` of its confidence or more;
     None if no confidence was good enough. `pretraining_steps` came before `steps`.
     """
@@ -244,6 +255,7 @@ class Report(_Strict):
     pseudo_labelled: int = 0
     pseudo_label_threshold: float | None = None
     pretraining_steps: int = 0
+    kept_step: int | None = None
     data_sha256: str
     seed: int
 

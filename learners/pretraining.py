@@ -108,7 +108,9 @@ class Pretrainer:
             TrainingError: the weights are no numbers any more, or the device has too little memory.
         """
         rows = [ids for ids in self._model.tokenise(texts) if not np.isin(ids, self._special.numpy()).all()]
-        batches = LengthGroupedBatches([len(ids) for ids in rows], self._job.batch_size, self._job.seed)
+        # As many at once as a part of a batch in learning: what fits there fits here.
+        size = max(1, self._job.batch_size // self._job.accumulate)
+        batches = LengthGroupedBatches([len(ids) for ids in rows], size, self._job.seed)
         self.steps = min(math.ceil(self._settings.epochs * len(batches)), self._settings.max_steps)
         both = nn.ModuleList([self._model.classifier.encoder, self._head])
         optimizer = optimiser(both, self._settings.learning_rate, self._job.weight_decay)

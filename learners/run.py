@@ -12,6 +12,7 @@ from avalanche.training.plugins import SupervisedPlugin
 
 from learners.augmentation import some_augmented
 from learners.calibration import calibrated
+from learners.checkpoint import CHECKPOINT, Checkpoints
 from learners.data import Row as TrainingRow
 from learners.data import stream
 from learners.device import Compute, be_deterministic, flushed_denormals, resolve, seed_everything, use_threads
@@ -30,6 +31,7 @@ from learners.pseudo_labels import Chosen, from_parent
 from learners.scoring import forward_batches
 from learners.selection import chooses
 from learners.snapshot import Snapshot, data_sha256, read_audit, read_job, read_recent, read_snapshot
+from learners.stopping import EarlyStopping, looked_at
 from learners.strategy import Logits, TextStrategy, TrainingError
 
 REPORT = "report.json"
@@ -44,6 +46,7 @@ class Learned(NamedTuple):
     """What became of training: `chosen` are the ids of the gate examples that something was chosen on."""
 
     steps: int
+    kept_step: int | None
     interpolation: float | None
     chosen: frozenset[str]
     pseudo_labelled: Chosen
@@ -53,7 +56,8 @@ class Learned(NamedTuple):
 def run(directory: Path) -> Report:
     """Do the job in `directory`: see `learners.job` for what it reads and leaves.
 
-    A job that is done is left as it is; one that was cut off is done from its start, with the same outcome.
+    A job that is done is left as it is; one that was cut off goes on from its checkpoint, or else from its start, with
+    the same outcome.
 
     Raises:
         LearnerError: it cannot be done, for a reason that the user can mend.
@@ -69,6 +73,7 @@ def run(directory: Path) -> Report:
         result = _do(directory)
     sync(directory)
     write_atomically(report, result)
+    (directory / CHECKPOINT).unlink(missing_ok=True)
     return result
 
 
@@ -96,6 +101,7 @@ def _do(directory: Path) -> Report:
         examples=len(snapshot.new),
         replayed=len(snapshot.replay) if replays(job.method) else 0,
         steps=learned.steps,
+        kept_step=learned.kept_step,
         seconds=time.monotonic() - started,
         parent=qualities[0] if parent else None,
         candidate=qualities[-1],
@@ -120,22 +126,26 @@ def _learn(directory: Path, job: Job, snapshot: Snapshot, compute: Compute) -> L
     pseudo_labelled = from_parent(job, snapshot, compute)
     lesson = _lesson(job, model, _to_learn(job, snapshot, pseudo_labelled), compute)
     methods = plugins(lesson)
-    steps = _train(directory, model, lesson, methods)
-    # The weights, as they will be used.
-    interpolation, chosen = None, pseudo_labelled.chosen_on
     # Of a few first rows none may be left to hold out: they are learned from and judged on.
     new = {example.id for example in snapshot.new}
     choosing = [example for example in snapshot.gate if chooses(example.id) and example.id not in new]
-    if started and choosing:
-        interpolation = interpolate(model, started, choosing, compute)
-        chosen |= frozenset(example.id for example in choosing)
+    looked = looked_at(choosing, job.seed) if job.patience else []
+    stopping = EarlyStopping(
+        training_rows(model, looked), [one.group for one in looked], patience=job.patience, compute=compute
+    )
+    steps = _train(directory, model, lesson, [stopping, *methods] if looked else methods)
+    # The weights, as they will be used.
+    interpolation = interpolate(model, started, choosing, compute) if started and choosing else None
     if job.calibrate:
         model = calibrated(model, choosing, compute)
-        chosen |= frozenset(example.id for example in choosing)
     model.save(directory / CANDIDATE)
     for method in carried(methods):
         method.save(directory / CANDIDATE)
-    return Learned(steps, interpolation, chosen, pseudo_labelled, pretraining_steps)
+    chosen = pseudo_labelled.chosen_on
+    if looked or interpolation is not None or job.calibrate:
+        chosen |= frozenset(example.id for example in choosing)
+    kept_step = stopping.best_step if looked else None
+    return Learned(steps, kept_step, interpolation, chosen, pseudo_labelled, pretraining_steps)
 
 
 def _to_learn(job: Job, snapshot: Snapshot, pseudo_labelled: Chosen) -> Snapshot:
@@ -161,7 +171,11 @@ def _train(directory: Path, model: LoadedModel, lesson: Lesson, methods: Sequenc
             model=Logits(model.classifier, model.pad_id, compute),
             job=lesson.job,
             compute=compute,
-            plugins=[*methods, ProgressPlugin(file, time.monotonic)],
+            plugins=[
+                *methods,
+                ProgressPlugin(file, time.monotonic),
+                Checkpoints(directory, lesson.job.checkpoint_every, time.monotonic),
+            ],
         )
         try:
             strategy.train(stream([lesson.rows], model.pad_id)[0], eval_streams=[])

@@ -1,7 +1,8 @@
 """The training loop: Avalanche's supervised template, so that any of its plugins can be passed.
 
 What differs from the template: batches of similar length padded to their longest, a schedule per step, fractions of
-an epoch, example weights, clipped gradients, and silence.
+an epoch, example weights, gradients gathered over parts of a batch and clipped, going on where an earlier attempt was
+cut off, and silence.
 """
 
 import math
@@ -21,6 +22,9 @@ from learners.device import Compute
 from learners.errors import LearnerError
 from learners.job import Job
 from learners.model import TextClassifier
+
+#: Passes over a job, at most, that `min_steps` may ask for: more would learn a few examples by heart.
+MOST_PASSES = 8
 
 #: Longest gradient, as a norm over all weights; usual for fine-tuning BERT (Devlin et al.'s own optimiser).
 CLIP = 1.0
@@ -83,7 +87,6 @@ class TextStrategy(SupervisedTemplate):  # type: ignore[misc] # Avalanche ships 
             optimizer=optimiser(model, job.learning_rate, job.weight_decay),
             criterion=nn.CrossEntropyLoss(),
             train_mb_size=job.batch_size,
-            train_epochs=math.ceil(job.epochs),
             eval_mb_size=job.batch_size,
             device=compute.device,
             plugins=list(plugins),
@@ -91,8 +94,14 @@ class TextStrategy(SupervisedTemplate):  # type: ignore[misc] # Avalanche ships 
         )
         self._job = job
         self._task_loss = torch.zeros(())
+        self._passed = 0
         self.step = 0
         self.steps = 0
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the latest step was the last one."""
+        return bool(self._stop_training)
 
     @property
     def penalty(self) -> float:
@@ -115,12 +124,55 @@ class TextStrategy(SupervisedTemplate):  # type: ignore[misc] # Avalanche ships 
             batch_sampler=LengthGroupedBatches(lengths, self.train_mb_size, seed),
             collate_fn=dataset.collate_fn,
             pin_memory=self.device.type == "cuda",
+            # It draws a number at each pass, wanted or not. Not from what dropout draws from: see `training_epoch`.
+            generator=torch.Generator(),
         )
 
     def _before_training_exp(self, **kwargs: Any) -> None:
         super()._before_training_exp(**kwargs)
         # After the plugins, which may have put a loader of their own.
-        self.step, self.steps = 0, math.ceil(self._job.epochs * len(self.dataloader))
+        a_pass, job = len(self.dataloader), self._job
+        steps = max(math.ceil(job.epochs * a_pass), min(job.min_steps, MOST_PASSES * a_pass))
+        self._passed, self.step = 0, 0
+        self.steps = min(steps, job.max_steps or steps)
+        self.train_epochs = math.ceil(self.steps / a_pass)
+
+    def training_epoch(self, **kwargs: Any) -> None:
+        """One pass; batches that `step` says were learned before training was cut off are drawn and left."""
+        for batch in self.dataloader:
+            if self._stop_training:
+                return
+            self._passed += 1
+            if self._passed <= self.step:
+                continue
+            self.mbatch = batch
+            self._unpack_minibatch()
+            self._before_training_iteration(**kwargs)
+            self.optimizer.zero_grad()
+            self._gather_gradients(**kwargs)
+            self._before_update(**kwargs)
+            self.optimizer_step()
+            self._after_update(**kwargs)
+            self._after_training_iteration(**kwargs)
+
+    def _gather_gradients(self, **kwargs: Any) -> None:
+        """Those of the batch's mean loss, taken a part at a time: what is kept for going back is the part's alone."""
+        whole = self.mbatch
+        size = len(whole[0])
+        loss = task_loss = torch.zeros((), device=self.device)
+        for places in torch.arange(size, device=self.device).tensor_split(min(self._job.accumulate, size)):
+            self.mbatch = whole if len(places) == size else [column[places] for column in whole]
+            self.loss = self._make_empty_loss()
+            self._before_forward(**kwargs)
+            self.mb_output = self.forward()
+            self._after_forward(**kwargs)
+            self.loss += self.criterion()
+            self._before_backward(**kwargs)
+            self.loss = self.loss * (len(places) / size)
+            self.backward()
+            self._after_backward(**kwargs)
+            loss, task_loss = loss + self.loss.detach(), task_loss + self._task_loss * (len(places) / size)
+        self.loss, self._task_loss, self.mbatch = loss, task_loss, whole
 
     def criterion(self) -> torch.Tensor:
         """Mean cross-entropy, each example times its weight; weights are 1 on average over the job."""

@@ -11,6 +11,7 @@ import torch
 from avalanche.training.plugins import SupervisedPlugin
 from torch import nn
 
+from learners.checkpoint import Tensors
 from learners.data import LengthGroupedBatches, Row
 from learners.methods.anchor import trained
 from learners.scoring import pad
@@ -22,18 +23,34 @@ class AveragedGEM(SupervisedPlugin):  # type: ignore[misc] # Avalanche ships no 
     def __init__(self, rows: Sequence[Row], samples: int, seed: int) -> None:
         super().__init__()
         self._rows = rows
+        self._samples = samples
+        self._seed = seed
         self._batches = self._endless(samples, seed)
+        self._drawn = 0
 
     def _endless(self, samples: int, seed: int) -> Iterator[list[int]]:
         batches = LengthGroupedBatches([len(row.ids) for row in self._rows], samples, seed)
         while True:
             yield from batches
 
+    def state(self) -> Tensors:
+        """How many batches have been drawn: the seed says which."""
+        return {"drawn": torch.tensor(self._drawn)}
+
+    def restore(self, state: Tensors) -> None:
+        self._batches, self._drawn = self._endless(self._samples, self._seed), 0
+        for _ in range(int(state["drawn"])):
+            self._draw()
+
+    def _draw(self) -> list[int]:
+        self._drawn += 1
+        return next(self._batches)
+
     def before_update(self, strategy: Any, **_: Any) -> None:
         """Bend the gradient, penalties of other methods included."""
         weights = [weight for name, weight in trained(strategy.model) if weight.grad is not None]
         gradients = [weight.grad for weight in weights if weight.grad is not None]
-        loss = self._loss(strategy, [self._rows[at] for at in next(self._batches)])
+        loss = self._loss(strategy, [self._rows[at] for at in self._draw()])
         kept = torch.autograd.grad(loss, weights, materialize_grads=True)
         agreement = torch.zeros((), device=strategy.device)
         length = torch.zeros((), device=strategy.device)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from learners.checkpoint import Tensors
 from learners.methods.anchor import UNIT, Anchor, Importance, trained
 
 #: Keeps weights that hardly moved from dividing by nothing: ξ of the paper, which has 1e-3 for networks trained from
@@ -50,6 +51,13 @@ class SynapticIntelligence(Anchor):
         for name, (gradient, was) in self._before.items():
             self._gained[name].addcmul_(gradient, was.sub_(weights[name]))
         self._before = {}
+
+    def state(self) -> Tensors:
+        """What moves were worth so far; where they began is where the job begins."""
+        return self._gained
+
+    def restore(self, state: Tensors) -> None:
+        self._gained = {name: one.to(self._gained[name].device) for name, one in state.items()}
 
     @torch.no_grad()
     def measure(self, strategy: Any) -> Importance:

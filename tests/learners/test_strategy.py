@@ -16,7 +16,7 @@ from learners.data import stream
 from learners.device import seed_everything
 from learners.run import training_rows
 from learners.scoring import forward_batches
-from learners.strategy import Logits, TextStrategy, optimiser, rate
+from learners.strategy import MOST_PASSES, Logits, TextStrategy, optimiser, rate
 from tests.sentences import examples
 
 
@@ -101,3 +101,39 @@ def test_of_two_labels_for_one_text_the_heavier_wins(model, job, compute):
 def test_weights_are_relative(model):
     heavy = [example.model_copy(update={"weight": 8.0}) for example in examples(6)]
     assert np.allclose([row.weight for row in training_rows(model, heavy)], 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({"epochs": 1, "min_steps": 10}, 10),
+        ({"epochs": 1, "min_steps": 1_000}, 3 * MOST_PASSES),
+        ({"epochs": 4, "min_steps": 10}, 12),
+        ({"epochs": 4, "max_steps": 5}, 5),
+    ],
+)
+def test_steps_have_bounds(model, job, compute, settings, steps):
+    _, taken = learn(model, job.model_copy(update=settings), compute, [examples(24)])
+    assert taken == [steps]
+
+
+def without_dropout(model):
+    for part in model.classifier.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+
+
+@pytest.mark.parametrize("accumulate", [3, 100])
+def test_a_batch_in_parts_teaches_what_it_teaches_whole(model, job, compute, accumulate):
+    without_dropout(model)
+    start = {name: one.clone() for name, one in model.classifier.state_dict().items()}
+    weighted = [one.model_copy(update={"weight": 1.0 + at % 3}) for at, one in enumerate(examples(21))]
+    ends = []
+    for parts in (1, accumulate):
+        model.classifier.load_state_dict(start)
+        strategy, _ = learn(model, job.model_copy(update={"accumulate": parts}), compute, [weighted])
+        ends.append(({name: one.clone() for name, one in model.classifier.state_dict().items()}, strategy.loss))
+    (whole, loss), (gathered, same_loss) = ends
+    torch.testing.assert_close(same_loss, loss, rtol=1e-3, atol=1e-5)
+    for name, one in whole.items():
+        torch.testing.assert_close(gathered[name], one, rtol=0, atol=2e-4)  # of steps of 2e-3 in Adam's sense
