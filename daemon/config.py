@@ -357,6 +357,17 @@ class LearningConfig(Section):
         60.0, gt=0, description="Seconds between two checkpoints: a run that is cut off goes on from the latest."
     )
     threads: int = Field(0, ge=0, description="CPU threads of the learner; 0 leaves it to torch.")
+    processes: int = Field(
+        1, gt=0, description="Processes of this machine that learn together, one for each GPU; each has `threads`."
+    )
+    tensorboard: bool = Field(
+        False, description="Also write progress for TensorBoard, in `jobs/` (`tensorboard --logdir HOME/jobs`)."
+    )
+    wandb_project: str | None = Field(
+        None,
+        description="Also send progress to this project of Weights & Biases, as its own settings say (`wandb login`, "
+        "`WANDB_MODE`).",
+    )
     niceness: int = Field(10, ge=0, le=19, description="The learner gives way to scoring by this much.")
     timeout: Seconds = Field(6 * HOUR, gt=0, description="A run that takes longer is stopped.")
     ewc: EWCConfig = EWCConfig()

@@ -114,6 +114,9 @@ def job_settings(config: Config, *, id: str, labels: list[str], parent: Path | N
         device=config.model.device,
         precision=config.model.precision,
         threads=learning.threads,
+        processes=learning.processes,
+        tensorboard=learning.tensorboard,
+        wandb_project=learning.wandb_project,
     )
 
 

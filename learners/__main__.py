@@ -1,5 +1,7 @@
 """`python -m learners JOB_DIR [--parent PID]`: do one job.
 
+With `torchrun --nproc-per-node N -m learners JOB_DIR`, or `processes` in the job, N processes do it together.
+
 Exit codes: 0 done; 1 it cannot be done, and error.json says why; 75 another learner is at work in it; 143 stopped.
 """
 
@@ -13,7 +15,7 @@ from learners.disk import write_atomically
 from learners.errors import LearnerError
 from learners.job import Failure, Job
 from learners.methods.names import starts_afresh
-from learners.process import BusyError, alone, die_with, stop_on_sigterm
+from learners.process import BusyError, alone, die_with, helped, rank, stop_on_sigterm
 from learners.snapshot import read_job, read_snapshot
 
 
@@ -27,6 +29,8 @@ def main() -> int:
     stop_on_sigterm()
     die_with(arguments.parent)
     try:
+        if rank():
+            return _help(arguments.job)
         with alone(arguments.job):
             return _run(arguments.job)
     except BusyError as error:
@@ -42,7 +46,8 @@ def _run(directory: Path) -> int:
         # Late, for torch and Avalanche take seconds: the lock is held and a bad job refused by then.
         from learners.run import run
 
-        run(directory)
+        with helped(directory, job.processes):
+            run(directory)
     except LearnerError as error:
         failure = Failure(error=error.error, detail=error.advice)
     except Exception as error:  # noqa: BLE001 - the daemon reads error.json, whatever it was
@@ -52,6 +57,14 @@ def _run(directory: Path) -> int:
         return 0
     write_atomically(directory / "error.json", failure)
     return 1
+
+
+def _help(directory: Path) -> int:
+    _set_environment(read_job(directory))
+    from learners.run import assist
+
+    assist(directory)
+    return 0
 
 
 def _set_environment(job: Job) -> None:

@@ -74,6 +74,8 @@ class Checkpoints(SupervisedPlugin):  # type: ignore[misc] # Avalanche ships no 
     `resumed_at` is the step that training went on from; 0 where it began at its beginning.
     """
 
+    supports_distributed = True
+
     def __init__(self, directory: Path, every: float, clock: Callable[[], float], *, writes: bool = True) -> None:
         super().__init__()
         self._path = directory / CHECKPOINT

@@ -42,16 +42,17 @@ class Compute:
         return tensor.to(self.device)
 
 
-def resolve(device: str = "auto", precision: Precision = "auto") -> Compute:
+def resolve(device: str = "auto", precision: Precision = "auto", gpu: int = 0) -> Compute:
     """What the settings `device` (`auto`, `cpu`, `cuda`, `cuda:N`) and `precision` mean on this machine.
 
-    `auto` is a GPU where there is one, else the CPU; in bfloat16 where the processor has instructions for it, which
-    halves the time of training and scoring on either, else in float32.
+    `auto` is a GPU where there is one, else the CPU; of several, `auto` and `cuda` are the one numbered `gpu`. In
+    bfloat16 where the processor has instructions for it, which halves the time of training and scoring on either, else
+    in float32.
 
     Raises:
         DeviceError: `device` is not one of those, or torch cannot use it here; or it has no bfloat16.
     """
-    chosen = _device(device)
+    chosen = _device(device, gpu)
     has_bfloat16 = chosen.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
     if precision == "bfloat16" and not has_bfloat16:
         raise DeviceError(f"precision is bfloat16 but {torch.cuda.get_device_name(chosen)} has none", "set float32")
@@ -67,10 +68,10 @@ def _cpu_has_bfloat16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str, gpu: int) -> torch.device:
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        return torch.device("cuda", 0) if gpus else torch.device("cpu")
+        return _device("cuda", gpu) if gpus else torch.device("cpu")
     if name == "cpu":
         return torch.device("cpu")
     kind, _, number = name.partition(":")
@@ -82,9 +83,12 @@ def _device(name: str) -> torch.device:
             f"device is {name!r} but torch {torch.__version__} (built {built}) sees no GPU here",
             "set `auto` or `cpu`, or check the driver with nvidia-smi",
         )
-    index = int(number or 0)
+    index = int(number or gpu)
     if index >= gpus:
-        raise DeviceError(f"device is {name!r} but there are {gpus} GPUs here", f"set `cuda:0` to `cuda:{gpus - 1}`")
+        raise DeviceError(
+            f"device is {name!r}, number {index}, but there are {gpus} GPUs here",
+            f"set `cuda:0` to `cuda:{gpus - 1}`, and learning.processes to at most {gpus}",
+        )
     return torch.device("cuda", index)
 
 

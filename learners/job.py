@@ -21,6 +21,7 @@ The learner leaves:
     judged.jsonl      `Judged` rows: both models on every gate example, in the order of gate.jsonl
     audited.jsonl     `Judged` rows: both models on every audit example, in the order of audit.jsonl
     rescored.jsonl    `Rescored` rows: the candidate on every recent text, in the order of recent.jsonl
+    tensorboard/      the same as metrics.jsonl for TensorBoard, in a job that asks for it
     report.json       a `Report`, written last: its presence means that the job is done
     error.json        a `Failure` instead, when it cannot be done
 """
@@ -150,6 +151,9 @@ class Job(_Strict):
     patience: float = Field(default=0.0, ge=0)
     checkpoint_every: float = Field(default=60.0, gt=0)
     max_tokens: int = Field(gt=2)
+    processes: int = Field(default=1, gt=0)
+    tensorboard: bool = False
+    wandb_project: str | None = None
     ewc: EWC
     si: SI
     mas: MAS

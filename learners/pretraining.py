@@ -7,7 +7,6 @@ its first label (Gururangan et al. 2020, "Don't stop pretraining").
 import math
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from learners.data import LengthGroupedBatches
 from learners.device import Compute
 from learners.job import Job, Pretraining
 from learners.model import LoadedModel, ModelError, Tokens
-from learners.progress import ProgressPlugin
+from learners.progress import ProgressPlugin, Tell
 from learners.scoring import pad
 from learners.snapshot import Snapshot
 from learners.strategy import CLIP, TrainingError, optimiser, rate
@@ -35,10 +34,10 @@ MASKED, RANDOM = 0.8, 0.1
 SEEN = -100
 
 
-def pretrain(model: LoadedModel, snapshot: Snapshot, job: Job, metrics: Path, compute: Compute) -> int:
+def pretrain(model: LoadedModel, snapshot: Snapshot, job: Job, compute: Compute, tell: Tell) -> int:
     """Have `model` read all texts of the job but the held-out ones, if it asks for that; how many steps it took.
 
-    Adds `Progress` rows to the file `metrics`.
+    `tell` is told how it goes.
 
     Raises:
         LearnerError: the encoder cannot be trained in this way, or training went wrong.
@@ -47,9 +46,8 @@ def pretrain(model: LoadedModel, snapshot: Snapshot, job: Job, metrics: Path, co
         return 0
     texts = [row.text for row in snapshot.unlabelled]
     texts += [example.text for example in (*snapshot.new, *snapshot.replay)]
-    with metrics.open("a", encoding="utf-8") as file:
-        progress = ProgressPlugin(file, time.monotonic, phase="pretraining")
-        return Pretrainer(model, job.pretraining, job, compute).train(texts, progress)
+    progress = ProgressPlugin(tell, time.monotonic, phase="pretraining")
+    return Pretrainer(model, job.pretraining, job, compute).train(texts, progress)
 
 
 class GuessingHead(nn.Module):

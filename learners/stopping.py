@@ -66,6 +66,8 @@ class EarlyStopping(SupervisedPlugin):  # type: ignore[misc] # Avalanche ships n
     state that other plugins had at them. `best_step` is theirs, 0 before the first look.
     """
 
+    supports_distributed = True
+
     def __init__(self, rows: Sequence[Row], groups: Sequence[str], *, patience: float, compute: Compute) -> None:
         super().__init__()
         self._tokens = [row.ids for row in rows]
@@ -82,7 +84,7 @@ class EarlyStopping(SupervisedPlugin):  # type: ignore[misc] # Avalanche ships n
         a_pass = len(strategy.dataloader)
         if strategy.step % self._every(a_pass, strategy.train_mb_size) and strategy.step < strategy.steps:
             return
-        latest = self._look(strategy)
+        latest = strategy.team.leaders(self._look(strategy), strategy.device)
         if latest < self.best_loss:
             self.best_loss, self.best_step = latest, strategy.step
             others = {name: plugin.state() for name, plugin in self._others(strategy).items()}

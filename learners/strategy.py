@@ -22,12 +22,17 @@ from learners.device import Compute
 from learners.errors import LearnerError
 from learners.job import Job
 from learners.model import TextClassifier
+from learners.team import Team
 
 #: Passes over a job, at most, that `min_steps` may ask for: more would learn a few examples by heart.
 MOST_PASSES = 8
 
 #: Longest gradient, as a norm over all weights; usual for fine-tuning BERT (Devlin et al.'s own optimiser).
 CLIP = 1.0
+
+
+#: The team of a process that learns by itself.
+ALONE = Team()
 
 
 class TrainingError(LearnerError):
@@ -77,7 +82,9 @@ def optimiser(classifier: nn.Module, learning_rate: float, weight_decay: float) 
 class TextStrategy(SupervisedTemplate):  # type: ignore[misc] # Avalanche ships no types
     """Avalanche's supervised template over padded ids. Read `step`, `steps`, `loss` and `penalty` in a plugin."""
 
-    def __init__(self, *, model: Logits, job: Job, compute: Compute, plugins: Sequence[BasePlugin] = ()) -> None:
+    def __init__(
+        self, *, model: Logits, job: Job, compute: Compute, team: Team = ALONE, plugins: Sequence[BasePlugin] = ()
+    ) -> None:
         with warnings.catch_warnings():
             # Without loggers is how it is wanted: the learner keeps its own metrics.
             warnings.filterwarnings("ignore", message="No loggers specified")
@@ -93,6 +100,7 @@ class TextStrategy(SupervisedTemplate):  # type: ignore[misc] # Avalanche ships 
             evaluator=silent,
         )
         self._job = job
+        self.team = team
         self._task_loss = torch.zeros(())
         self._passed = 0
         self.step = 0
@@ -156,11 +164,15 @@ class TextStrategy(SupervisedTemplate):  # type: ignore[misc] # Avalanche ships 
             self._after_training_iteration(**kwargs)
 
     def _gather_gradients(self, **kwargs: Any) -> None:
-        """Those of the batch's mean loss, taken a part at a time: what is kept for going back is the part's alone."""
+        """Those of the batch's mean loss, taken a part at a time: what is kept for going back is the part's alone.
+
+        Each process of the team takes its own parts.
+        """
         whole = self.mbatch
         size = len(whole[0])
-        loss = task_loss = torch.zeros((), device=self.device)
-        for places in torch.arange(size, device=self.device).tensor_split(min(self._job.accumulate, size)):
+        losses = torch.zeros(2, device=self.device)
+        parts = torch.arange(size, device=self.device).tensor_split(min(self._job.accumulate * self.team.size, size))
+        for places in parts[self.team.rank :: self.team.size]:
             self.mbatch = whole if len(places) == size else [column[places] for column in whole]
             self.loss = self._make_empty_loss()
             self._before_forward(**kwargs)
@@ -168,11 +180,14 @@ class TextStrategy(SupervisedTemplate):  # type: ignore[misc] # Avalanche ships 
             self._after_forward(**kwargs)
             self.loss += self.criterion()
             self._before_backward(**kwargs)
-            self.loss = self.loss * (len(places) / size)
+            share = len(places) / size
+            losses += torch.stack([self.loss.detach().sum(), self._task_loss]) * share
+            self.loss = self.loss * share
             self.backward()
             self._after_backward(**kwargs)
-            loss, task_loss = loss + self.loss.detach(), task_loss + self._task_loss * (len(places) / size)
-        self.loss, self._task_loss, self.mbatch = loss, task_loss, whole
+        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        self.loss, self._task_loss = self.team.add_up(weights, losses)
+        self.mbatch = whole
 
     def criterion(self) -> torch.Tensor:
         """Mean cross-entropy, each example times its weight; weights are 1 on average over the job."""

@@ -20,6 +20,8 @@ from learners.scoring import pad
 class AveragedGEM(SupervisedPlugin):  # type: ignore[misc] # Avalanche ships no types
     """Projects each gradient off that of `samples` replayed rows wherever the two disagree (eq. 11 of the paper)."""
 
+    supports_distributed = True
+
     def __init__(self, rows: Sequence[Row], samples: int, seed: int) -> None:
         super().__init__()
         self._rows = rows

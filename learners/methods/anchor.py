@@ -48,6 +48,8 @@ class Anchor(SupervisedPlugin):  # type: ignore[misc] # Avalanche ships no types
     #: The file beside the weights.
     FILE: str
 
+    supports_distributed = True
+
     def __init__(self, *, strength: float, decay: float, importance: Importance | None) -> None:
         super().__init__()
         self._strength = strength

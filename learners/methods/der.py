@@ -18,6 +18,8 @@ class DarkExperienceReplay(SupervisedPlugin):  # type: ignore[misc] # Avalanche 
     `first` on. Their cross-entropy is in the loss already.
     """
 
+    supports_distributed = True
+
     def __init__(self, *, strength: float, teacher: Teacher, first: int) -> None:
         super().__init__()
         self._strength = strength

@@ -21,6 +21,8 @@ class AsymmetricCrossEntropy(SupervisedPlugin):  # type: ignore[misc] # Avalanch
     a term like any other method's, and goes with them.
     """
 
+    supports_distributed = True
+
     def __init__(self, new: Sequence[Row], labels: int) -> None:
         super().__init__()
         self._new = len(new)

@@ -19,6 +19,8 @@ class LearningWithoutForgetting(SupervisedPlugin):  # type: ignore[misc] # Avala
     The temperature divides both sides' logits; its square keeps the gradient's size (Hinton et al.).
     """
 
+    supports_distributed = True
+
     def __init__(self, *, strength: float, temperature: float, teacher: Teacher) -> None:
         super().__init__()
         self._strength = strength

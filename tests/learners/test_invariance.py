@@ -4,7 +4,7 @@ from learners.invariance import MOST, swapped_answers
 from learners.job import Example, Judged, read_rows, write_rows
 from learners.judging import answers
 from learners.renaming import renamed
-from learners.run import CANDIDATE, run
+from learners.run import run
 from tests.learners.conftest import write_job
 from tests.sentences import LABELS, examples
 
@@ -60,14 +60,14 @@ def test_audit_examples_are_judged_and_change_nothing(job, tmp_path):
     assert {(row.group, row.selected, row.parent) for row in rows} == {("old", False, None)}
     assert list(read_rows(plain / "audited.jsonl", Judged)) == []
     assert reports[0].data_sha256 == reports[1].data_sha256
-    weights = [(directory / CANDIDATE / "model.safetensors").read_bytes() for directory in (plain, audited)]
+    weights = [(directory / "candidate" / "model.safetensors").read_bytes() for directory in (plain, audited)]
     assert weights[0] == weights[1]
 
 
 def test_a_calibrated_job_names_what_it_was_fitted_on_and_the_next_one_starts_from_plain_logits(job, tmp_path):
     calibrating = job.model_copy(update={"calibrate": True})
     first = write_job(tmp_path / "first", calibrating, new=examples(48))
-    second = write_job(tmp_path / "second", job.model_copy(update={"parent": first / CANDIDATE}), new=examples(16))
+    second = write_job(tmp_path / "second", job.model_copy(update={"parent": first / "candidate"}), new=examples(16))
 
     report = run(first)
     judged = list(read_rows(first / "judged.jsonl", Judged))

@@ -4,10 +4,11 @@ import torch
 from learners.job import Example, Judged, read_rows, write_rows
 from learners.methods.si import SynapticIntelligence
 from learners.model import load
-from learners.run import run, training_rows
+from learners.run import run
 from learners.scoring import forward_batches
 from learners.selection import chooses
 from learners.stopping import LEAST, MOST, EarlyStopping, looked_at, loss
+from learners.training import training_rows
 from tests.learners.conftest import write_job
 from tests.sentences import LABELS, examples
 

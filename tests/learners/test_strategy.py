@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from learners.data import stream
 from learners.device import seed_everything
-from learners.run import training_rows
 from learners.scoring import forward_batches
 from learners.strategy import MOST_PASSES, Logits, TextStrategy, optimiser, rate
+from learners.training import training_rows
 from tests.sentences import examples
 
 

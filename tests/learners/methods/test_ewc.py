@@ -7,8 +7,8 @@ import torch
 from learners.methods import anchor, ewc
 from learners.methods.ewc import OnlineEWC
 from learners.model import ModelError
-from learners.run import training_rows
 from learners.strategy import Logits
+from learners.training import training_rows
 from tests.learners.test_strategy import learn
 from tests.sentences import examples
 

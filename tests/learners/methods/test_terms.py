@@ -15,8 +15,8 @@ from learners.methods.lwf import LearningWithoutForgetting
 from learners.methods.mas import sensitivity
 from learners.methods.si import SynapticIntelligence
 from learners.methods.teacher import Teacher, ask
-from learners.run import training_rows
 from learners.strategy import Logits
+from learners.training import training_rows
 from tests.sentences import examples
 
 

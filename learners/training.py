@@ -1,0 +1,174 @@
+"""From a snapshot to a candidate: a model is started, taught, and saved as it will be used."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from avalanche.training.plugins import SupervisedPlugin
+
+from learners.augmentation import some_augmented
+from learners.calibration import calibrated
+from learners.checkpoint import Checkpoints
+from learners.data import Row, stream
+from learners.device import Compute, seed_everything
+from learners.interpolation import Weights, interpolate, weights_of
+from learners.job import Example, Job
+from learners.methods.names import replays, starts_afresh
+from learners.methods.registry import Lesson, carried, plugins
+from learners.model import LoadedModel, create, load
+from learners.pretraining import pretrain
+from learners.progress import ProgressPlugin, Tell, journal
+from learners.pseudo_labels import Chosen, from_parent
+from learners.selection import chooses
+from learners.snapshot import Snapshot
+from learners.stopping import EarlyStopping, looked_at
+from learners.strategy import Logits, TextStrategy, TrainingError
+from learners.team import assembled
+
+CANDIDATE = "candidate"
+
+
+class Taught(NamedTuple):
+    """A model after training, and what there is to go on with.
+
+    `before` are its weights before it, where it may go back towards them. `choosing` are the gate examples that
+    something may be chosen on, and `kept_step` is what was chosen on them already.
+    """
+
+    model: LoadedModel
+    before: Weights | None
+    methods: list[SupervisedPlugin]
+    choosing: list[Example]
+    steps: int
+    kept_step: int | None
+    pseudo_labelled: Chosen
+    pretraining_steps: int
+
+
+class Learned(NamedTuple):
+    """What became of training: `chosen` are the ids of the gate examples that something was chosen on."""
+
+    steps: int
+    kept_step: int | None
+    interpolation: float | None
+    chosen: frozenset[str]
+    pseudo_labelled: Chosen
+    pretraining_steps: int
+
+
+def learn(directory: Path, job: Job, snapshot: Snapshot, compute: Compute) -> Learned:
+    """Train the candidate and save it."""
+    with journal(directory, job) as tell:
+        taught = teach(directory, job, snapshot, compute, tell)
+    model, choosing, interpolation = taught.model, taught.choosing, None
+    if taught.before and choosing:
+        interpolation = interpolate(model, taught.before, choosing, compute)
+    if job.calibrate:
+        model = calibrated(model, choosing, compute)
+    model.save(directory / CANDIDATE)
+    for method in carried(taught.methods):
+        method.save(directory / CANDIDATE)
+    chosen = taught.pseudo_labelled.chosen_on
+    if taught.kept_step is not None or interpolation is not None or job.calibrate:
+        chosen |= frozenset(example.id for example in choosing)
+    return Learned(
+        taught.steps, taught.kept_step, interpolation, chosen, taught.pseudo_labelled, taught.pretraining_steps
+    )
+
+
+def teach(directory: Path, job: Job, snapshot: Snapshot, compute: Compute, tell: Tell) -> Taught:
+    """Train the job's model, which saves nothing but checkpoints; every process of a team does it."""
+    seed_everything(job.seed)
+    # The model, as training finds it.
+    model = start(job, compute)
+    before = weights_of(model) if job.interpolate and job.parent else None
+    # What it learns, and how.
+    pretraining_steps = pretrain(model, snapshot, job, compute, tell)
+    pseudo_labelled = from_parent(job, snapshot, compute)
+    lesson = _lesson(job, model, _to_learn(job, snapshot, pseudo_labelled), compute)
+    methods = plugins(lesson)
+    # Of a few first rows none may be left to hold out: they are learned from and judged on.
+    new = {example.id for example in snapshot.new}
+    choosing = [example for example in snapshot.gate if chooses(example.id) and example.id not in new]
+    stopping = _early_stopping(model, choosing, lesson)
+    steps = _train(directory, model, lesson, [*stopping, *methods], tell)
+    kept_step = stopping[0].best_step if stopping else None
+    return Taught(model, before, methods, choosing, steps, kept_step, pseudo_labelled, pretraining_steps)
+
+
+def _early_stopping(model: LoadedModel, choosing: list[Example], lesson: Lesson) -> list[EarlyStopping]:
+    """One, if the job asks for it and there is enough to look at."""
+    job = lesson.job
+    looked = looked_at(choosing, job.seed) if job.patience else []
+    groups = [example.group for example in looked]
+    rows = training_rows(model, looked)
+    return [EarlyStopping(rows, groups, patience=job.patience, compute=lesson.compute)] if looked else []
+
+
+def _to_learn(job: Job, snapshot: Snapshot, pseudo_labelled: Chosen) -> Snapshot:
+    """The snapshot as it is learned from: pseudo-labelled examples are new ones too."""
+    both = some_augmented([*snapshot.new, *snapshot.replay], job.augmentation, job.seed)
+    count = len(snapshot.new)
+    return snapshot._replace(new=[*both[:count], *pseudo_labelled.examples], replay=both[count:])
+
+
+def _lesson(job: Job, model: LoadedModel, snapshot: Snapshot, compute: Compute) -> Lesson:
+    if not replays(job.method):
+        return Lesson(job, training_rows(model, snapshot.new), training_rows(model, snapshot.replay), compute)
+    # Together, for their weights are relative to each other.
+    rows = training_rows(model, [*snapshot.new, *snapshot.replay])
+    return Lesson(job, rows[: len(snapshot.new)], rows[len(snapshot.new) :], compute)
+
+
+def _train(directory: Path, model: LoadedModel, lesson: Lesson, methods: Sequence[SupervisedPlugin], tell: Tell) -> int:
+    """Change the weights of `model`; how many steps that took."""
+    compute, every = lesson.compute, lesson.job.checkpoint_every
+    with assembled(directory, compute) as team:
+        strategy = TextStrategy(
+            model=Logits(model.classifier, model.pad_id, compute),
+            job=lesson.job,
+            compute=compute,
+            team=team,
+            plugins=[
+                *methods,
+                ProgressPlugin(tell, time.monotonic),
+                Checkpoints(directory, every, time.monotonic, writes=team.leads),
+            ],
+        )
+        try:
+            strategy.train(stream([lesson.rows], model.pad_id)[0], eval_streams=[])
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"{compute.device} ran out of memory ({error})", "raise accumulate, or lower batch_size or max_tokens"
+            ) from error
+    for name, weight in model.classifier.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise TrainingError(f"{name} of the candidate is not finite", "lower learning_rate, or set float32")
+    return strategy.step
+
+
+def start(job: Job, compute: Compute) -> LoadedModel:
+    """The model that training starts from: the parent, or a fresh one; with the job's labels and length."""
+    if job.parent is None or starts_afresh(job.method):
+        model = create(job.encoder, job.labels, job.max_tokens, job.seed)
+        model.classifier.to(compute.device)
+        return model
+    model = load(job.parent, compute.device)
+    if model.labels != job.labels:
+        model = model.with_labels(job.labels, job.seed)
+    # Learning is about the logits; how sure they make the model is settled at its end.
+    return model.with_max_tokens(job.max_tokens).with_temperature(1.0)
+
+
+def training_rows(model: LoadedModel, examples: Sequence[Example]) -> list[Row]:
+    """`examples` as ids and positions of labels, their weights scaled to a mean of 1: they are relative."""
+    if not examples:
+        return []
+    positions = {label: position for position, label in enumerate(model.labels)}
+    mean = sum(example.weight for example in examples) / len(examples)
+    tokens = model.tokenise([example.text for example in examples])
+    return [
+        Row(ids, positions[example.label], example.weight / mean) for ids, example in zip(tokens, examples, strict=True)
+    ]
