@@ -84,6 +84,7 @@ class Checkpoints(SupervisedPlugin):  # type: ignore[misc] # Avalanche ships no 
         self._clock = clock
         self._latest = clock()
         self._writes = writes
+        self._random: Tensors = {}
         self.resumed_at = 0
 
     def before_training_epoch(self, strategy: Any, **_: Any) -> None:
@@ -100,8 +101,18 @@ class Checkpoints(SupervisedPlugin):  # type: ignore[misc] # Avalanche ships no 
         except SafetensorError as error:
             log.warning("%s is damaged (%s): training starts anew", self._path, error)
             return
-        _restore(strategy, parted(tensors))
+        parts = parted(tensors)
+        _restore(strategy, parts)
+        self._random = parts["random"]
         strategy.step = self.resumed_at = int(metadata["step"])
+
+    def before_training_iteration(self, strategy: Any, **_: Any) -> None:
+        """Go on drawing where the checkpoint was: passes over batches that were learned before have drawn, too."""
+        if self._random:
+            torch.set_rng_state(self._random["cpu"])
+            if "cuda" in self._random:
+                torch.cuda.set_rng_state(self._random["cuda"], strategy.device)
+            self._random = {}
 
     def after_training_iteration(self, strategy: Any, **_: Any) -> None:
         """Save, when it is time to; not at the end, when nothing is left to go on with."""
@@ -139,6 +150,3 @@ def _restore(strategy: Any, parts: Mapping[str, Tensors]) -> None:
     strategy.optimizer.load_state_dict({"state": states, "param_groups": groups})
     for name, plugin in resumable(strategy).items():
         plugin.restore(parts.get(name, {}))
-    torch.set_rng_state(parts["random"]["cpu"])
-    if "cuda" in parts["random"]:
-        torch.cuda.set_rng_state(parts["random"]["cuda"], strategy.device)

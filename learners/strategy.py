@@ -132,8 +132,6 @@ class TextStrategy(SupervisedTemplate):  # type: ignore[misc] # Avalanche ships 
             batch_sampler=LengthGroupedBatches(lengths, self.train_mb_size, seed),
             collate_fn=dataset.collate_fn,
             pin_memory=self.device.type == "cuda",
-            # It draws a number at each pass, wanted or not. Not from what dropout draws from: see `training_epoch`.
-            generator=torch.Generator(),
         )
 
     def _before_training_exp(self, **kwargs: Any) -> None:

@@ -132,9 +132,7 @@ def test_a_label_that_the_parent_does_not_know_is_learned(method, job, tmp_path)
     parent = first_task(job, tmp_path / "one", method)
     named = {"positive": "mixed", "neutral": "neutral"}
     mixed = [example.model_copy(update={"label": named[example.label]}) for example in SLANG]
-    grown = job.model_copy(
-        update={"method": canonical(method), "labels": ["mixed", *LABELS], "parent": parent, "epochs": 4}
-    )
+    grown = job.model_copy(update={"method": canonical(method), "labels": ["mixed", *LABELS], "parent": parent})
     write_job(tmp_path / "two", grown, new=mixed, replay=examples(36))
     run(tmp_path / "two")
     assert loss_on(tmp_path / "two/candidate", mixed) < 0.5
