@@ -8,6 +8,7 @@ in place whole or not at all, and gone when the job is done.
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,8 +17,9 @@ from avalanche.training.plugins import SupervisedPlugin
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from learners.disk import fsync
+from learners.disk import replaced
 from learners.snapshot import data_sha256
+from learners.strategy import trained
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -42,15 +44,10 @@ def resumable(strategy: Any) -> dict[str, Resumable]:
     return {type(plugin).__name__: plugin for plugin in strategy.plugins if isinstance(plugin, Resumable)}
 
 
-def trained_weights(strategy: Any) -> dict[str, torch.Tensor]:
-    """The very weights that train, by name."""
-    return {name: weight.data for name, weight in strategy.model.named_parameters() if weight.requires_grad}
-
-
 @torch.no_grad()
 def put_back(strategy: Any, weights: Tensors) -> None:
     """Give the weights that train these values."""
-    for name, weight in trained_weights(strategy).items():
+    for name, weight in trained(strategy.model):
         weight.copy_(weights[name])
 
 
@@ -69,27 +66,29 @@ def parted(tensors: Tensors) -> dict[str, dict[str, torch.Tensor]]:
 
 
 class Checkpoints(SupervisedPlugin):  # type: ignore[misc] # Avalanche ships no types
-    """Saves training every so many seconds, and takes it up where the last one left it. To stand after all others.
-
-    `resumed_at` is the step that training went on from; 0 where it began at its beginning.
-    """
+    """Saves training every so many seconds, and takes it up where the last one left it. To stand after all others."""
 
     supports_distributed = True
 
     def __init__(self, directory: Path, every: float, clock: Callable[[], float], *, writes: bool = True) -> None:
         super().__init__()
         self._path = directory / CHECKPOINT
-        self._of = _identity(directory)
+        self._directory = directory
         self._every = every
         self._clock = clock
         self._latest = clock()
         self._writes = writes
         self._random: Tensors = {}
-        self.resumed_at = 0
+
+    @cached_property
+    def _of(self) -> str:
+        """What the weights depend on: the job, its data, and the arithmetic."""
+        job = hashlib.sha256((self._directory / "job.json").read_bytes()).hexdigest()
+        return f"{job} {data_sha256(self._directory)} torch {torch.__version__}"
 
     def before_training_epoch(self, strategy: Any, **_: Any) -> None:
         """Go on from the checkpoint, if there is one of this job."""
-        if strategy.step or self.resumed_at or not self._path.exists():
+        if strategy.step or not self._path.exists():
             return
         try:
             with safe_open(self._path, framework="pt") as file:
@@ -104,7 +103,7 @@ class Checkpoints(SupervisedPlugin):  # type: ignore[misc] # Avalanche ships no 
         parts = parted(tensors)
         _restore(strategy, parts)
         self._random = parts["random"]
-        strategy.step = self.resumed_at = int(metadata["step"])
+        strategy.step = int(metadata["step"])
 
     def before_training_iteration(self, strategy: Any, **_: Any) -> None:
         """Go on drawing where the checkpoint was: passes over batches that were learned before have drawn, too."""
@@ -118,19 +117,11 @@ class Checkpoints(SupervisedPlugin):  # type: ignore[misc] # Avalanche ships no 
         """Save, when it is time to; not at the end, when nothing is left to go on with."""
         if strategy.stopping or not self._writes or self._clock() - self._latest < self._every:
             return
-        draft = self._path.with_suffix(".draft")
         tensors = {name: tensor.contiguous() for name, tensor in joined(_state(strategy)).items()}
-        save_file(tensors, draft, metadata={"of": self._of, "step": str(strategy.step)})
-        fsync(draft)
-        draft.replace(self._path)
+        with replaced(self._path) as draft:
+            save_file(tensors, draft, metadata={"of": self._of, "step": str(strategy.step)})
         # After it: a disk slower than the interval must not keep training from going on.
         self._latest = self._clock()
-
-
-def _identity(directory: Path) -> str:
-    """What the weights depend on: the job, its data, and the arithmetic."""
-    job = hashlib.sha256((directory / "job.json").read_bytes()).hexdigest()
-    return f"{job} {data_sha256(directory)} torch {torch.__version__}"
 
 
 def _state(strategy: Any) -> dict[str, Tensors]:
@@ -140,7 +131,7 @@ def _state(strategy: Any) -> dict[str, Tensors]:
     if strategy.device.type == "cuda":
         random["cuda"] = torch.cuda.get_rng_state(strategy.device)
     plugins = {name: plugin.state() for name, plugin in resumable(strategy).items()}
-    return {"weights": trained_weights(strategy), "optimiser": optimiser, "random": random, **plugins}
+    return {"weights": dict(trained(strategy.model)), "optimiser": optimiser, "random": random, **plugins}
 
 
 def _restore(strategy: Any, parts: Mapping[str, Tensors]) -> None:

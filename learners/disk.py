@@ -1,18 +1,27 @@
 """Files that are on the disk before anybody is told of them."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import BaseModel
 
 
-def write_atomically(path: Path, row: BaseModel) -> None:
-    """Write `row` so that `path` is either not there or whole, whatever fails in between."""
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Write to the path that this yields: `path` has the old content or all of the new, whatever fails in between."""
     draft = path.with_suffix(".draft")
-    draft.write_text(row.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    yield draft
     fsync(draft)
     draft.replace(path)
     fsync(path.parent)
+
+
+def write_atomically(path: Path, row: BaseModel) -> None:
+    """Write `row` so that `path` is either not there or whole."""
+    with replaced(path) as draft:
+        draft.write_text(row.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def sync(directory: Path) -> None:

@@ -14,12 +14,13 @@ from avalanche.training.plugins import SupervisedPlugin
 from scipy.special import log_softmax
 
 from learners.calibration import fit_temperature
-from learners.checkpoint import Resumable, Tensors, joined, parted, put_back, resumable, trained_weights
+from learners.checkpoint import Resumable, Tensors, joined, parted, put_back, resumable
 from learners.data import Row
 from learners.device import Compute
 from learners.job import Example
 from learners.judging import TOKEN_BUDGET
 from learners.scoring import batches_by_length, pad
+from learners.strategy import trained
 
 #: Held-out examples that are looked at. More tell apart what no user would notice, and cost as much as they are many.
 MOST = 300
@@ -88,8 +89,8 @@ class EarlyStopping(SupervisedPlugin):  # type: ignore[misc] # Avalanche ships n
         if latest < self.best_loss:
             self.best_loss, self.best_step = latest, strategy.step
             others = {name: plugin.state() for name, plugin in self._others(strategy).items()}
-            state = joined({"weights": trained_weights(strategy), **others})
-            self._best = {name: tensor.clone() for name, tensor in state.items()}
+            state = joined({"weights": dict(trained(strategy.model)), **others})
+            self._best = {name: tensor.detach().clone() for name, tensor in state.items()}
         elif strategy.step - self.best_step >= self._patience * a_pass:
             strategy.stop_training()
 

@@ -30,7 +30,6 @@ MOST_PASSES = 8
 #: Longest gradient, as a norm over all weights; usual for fine-tuning BERT (Devlin et al.'s own optimiser).
 CLIP = 1.0
 
-
 #: The team of a process that learns by itself.
 ALONE = Team()
 
@@ -58,6 +57,11 @@ class Logits(nn.Module):
         return logits
 
 
+def trained(model: Logits) -> list[tuple[str, nn.Parameter]]:
+    """The weights that train, with their names."""
+    return [(name, weight) for name, weight in model.classifier.named_parameters() if weight.requires_grad]
+
+
 def rate(step: int, steps: int, warmup_share: float) -> float:
     """Share of the peak learning rate at `step` of `steps`: a linear rise, then a linear fall. Always above 0."""
     warmup = min(round(warmup_share * steps), steps - 1)
@@ -66,13 +70,13 @@ def rate(step: int, steps: int, warmup_share: float) -> float:
     return (steps - step) / (steps - warmup)
 
 
-def optimiser(classifier: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+def optimiser(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2019), without decay on biases and normalisation weights."""
-    trained = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
     return torch.optim.AdamW(
         [
-            {"params": [weight for weight in trained if weight.ndim > 1], "weight_decay": weight_decay},
-            {"params": [weight for weight in trained if weight.ndim <= 1], "weight_decay": 0.0},
+            {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": weight_decay},
+            {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0},
         ],
         lr=learning_rate,
         fused=True,
@@ -183,7 +187,7 @@ class TextStrategy(SupervisedTemplate):  # type: ignore[misc] # Avalanche ships 
             self.loss = self.loss * share
             self.backward()
             self._after_backward(**kwargs)
-        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        weights = [weight for _, weight in trained(self.model)]
         self.loss, self._task_loss = self.team.add_up(weights, losses)
         self.mbatch = whole
 

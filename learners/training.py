@@ -102,9 +102,10 @@ def _early_stopping(model: LoadedModel, choosing: list[Example], lesson: Lesson)
     """One, if the job asks for it and there is enough to look at."""
     job = lesson.job
     looked = looked_at(choosing, job.seed) if job.patience else []
+    if not looked:
+        return []
     groups = [example.group for example in looked]
-    rows = training_rows(model, looked)
-    return [EarlyStopping(rows, groups, patience=job.patience, compute=lesson.compute)] if looked else []
+    return [EarlyStopping(training_rows(model, looked), groups, patience=job.patience, compute=lesson.compute)]
 
 
 def _to_learn(job: Job, snapshot: Snapshot, pseudo_labelled: Chosen) -> Snapshot:

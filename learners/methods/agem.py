@@ -13,8 +13,8 @@ from torch import nn
 
 from learners.checkpoint import Tensors
 from learners.data import LengthGroupedBatches, Row
-from learners.methods.anchor import trained
 from learners.scoring import pad
+from learners.strategy import trained
 
 
 class AveragedGEM(SupervisedPlugin):  # type: ignore[misc] # Avalanche ships no types

@@ -1,6 +1,6 @@
 """Holding weights near where they were, each as firmly as the past depends on it: what `ewc`, `si` and `mas` share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +8,9 @@ import torch
 from avalanche.training.plugins import SupervisedPlugin
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from learners.model import ModelError
-from learners.strategy import Logits
+from learners.strategy import trained
 
 #: Movement of a weight that the penalty's scale is set by: fine-tuning moves most weights by about a thousandth
 #: (AdamW at 5e-5 for a few hundred steps).
@@ -19,11 +18,6 @@ UNIT = 1e-3
 
 #: What each weight was worth to the past, by name; none below 0.
 Importance = dict[str, torch.Tensor]
-
-
-def trained(model: Logits) -> Sequence[tuple[str, nn.Parameter]]:
-    """The weights that train, with their names."""
-    return [(name, weight) for name, weight in model.classifier.named_parameters() if weight.requires_grad]
 
 
 def normalised(importance: Mapping[str, torch.Tensor]) -> Importance:

@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from learners.data import Row
-from learners.methods.anchor import Anchor, Importance, trained
+from learners.methods.anchor import Anchor, Importance
 from learners.scoring import pad
-from learners.strategy import Logits
+from learners.strategy import Logits, trained
 
 #: Examples in one backward pass of the Fisher estimate. Fewer give a less noisy estimate from as many examples.
 BATCH = 4

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from learners.data import Row
-from learners.methods.anchor import Anchor, Importance, trained
+from learners.methods.anchor import Anchor, Importance
 from learners.scoring import pad
-from learners.strategy import Logits
+from learners.strategy import Logits, trained
 
 
 def sensitivity(model: Logits, rows: Sequence[Row], samples: int, seed: int) -> Importance:

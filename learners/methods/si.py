@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from learners.checkpoint import Tensors
-from learners.methods.anchor import UNIT, Anchor, Importance, trained
+from learners.methods.anchor import UNIT, Anchor, Importance
+from learners.strategy import trained
 
 #: Keeps weights that hardly moved from dividing by nothing: ξ of the paper, which has 1e-3 for networks trained from
 #: scratch. Fine-tuning moves weights by about `UNIT`.

@@ -1,9 +1,5 @@
-import hashlib
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,17 +10,13 @@ from learners.checkpoint import CHECKPOINT
 from learners.job import Progress, read_rows
 from learners.run import run
 from tests.learners.conftest import write_job
+from tests.learners.test_run import digest, start
 from tests.sentences import examples
-
-
-def digest(directory: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (directory / "candidate").iterdir()}
 
 
 def kill_in_mid_training(directory: Path) -> int:
     """SIGKILL a learner once it has saved something; the step that it had saved."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    learner = subprocess.Popen([sys.executable, "-m", "learners", str(directory)], env=environment)
+    learner = start(directory)
     while not (directory / CHECKPOINT).exists():
         assert learner.poll() is None
         time.sleep(0.001)

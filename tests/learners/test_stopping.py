@@ -71,7 +71,7 @@ def test_other_plugins_go_back_with_the_weights(model, compute):
     stopping.restore(
         {
             "so_far": torch.tensor([0.5, 1.0], dtype=torch.float64),
-            **{f"weights/{name}": weight + 1 for name, weight in strategy.model.named_parameters()},
+            **{f"weights/{name}": weight + 1 for name, weight in model.classifier.named_parameters()},
             **{f"SynapticIntelligence/{name}": one + 7 for name, one in si.state().items()},
         }
     )

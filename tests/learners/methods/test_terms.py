@@ -8,14 +8,13 @@ from torch import nn
 
 from learners.data import Collate
 from learners.methods.agem import AveragedGEM
-from learners.methods.anchor import trained
 from learners.methods.der import DarkExperienceReplay
 from learners.methods.er_ace import AsymmetricCrossEntropy
 from learners.methods.lwf import LearningWithoutForgetting
 from learners.methods.mas import sensitivity
 from learners.methods.si import SynapticIntelligence
 from learners.methods.teacher import Teacher, ask
-from learners.strategy import Logits
+from learners.strategy import Logits, trained
 from learners.training import training_rows
 from tests.sentences import examples
 
