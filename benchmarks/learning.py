@@ -1,14 +1,14 @@
 """Every way of learning on the same streams: what is known at the end, what was forgotten, and what it cost.
 
-    python -m benchmarks.learning --data FOLDER                      a short table, about two hours on 2 cores
+    python -m benchmarks.learning --data FOLDER --workers 2          a short table, about two hours on 2 cores
     python -m benchmarks.learning --data FOLDER --full               whole streams; for a GPU, or row by row
-    python -m benchmarks.learning --data FOLDER --sets domains --ways relearnd replay --seeds 1
+    python -m benchmarks.learning --data FOLDER --sets domains --ways der replay --seeds 1
 
 FOLDER holds the streams that `benchmarks.stretches` names. A run learns one set in one way with one seed: a model
 fitted on the base rows, then a training job after each `--every` texts, as the daemon makes them (its memory, its
 shares, its settings), each from the one before it; no gate stands between them. Finished runs are kept in `--out` and
 not done again, so the table can be stopped and gone on with; ways can be added with `--set`, which changes all that
-are run and needs an `--out` of its own, as does `--labelled`. Figures are macro-F1, in points of 100: `final` the mean
+are run and needs an `--out` of its own, as does `--labelled`. A star is at the daemon's default. Figures are macro-F1, in points of 100: `final` the mean
 over the slices at the end, `worst` the lowest of them, `forgot` the mean fall from each slice's best, `back` backward
 transfer (Lopez-Paz & Ranzato 2017: the end against the moment a slice had just been taught), `live` every text by the
 model of its time.
@@ -18,14 +18,17 @@ import argparse
 import itertools
 import json
 import math
+import multiprocessing
 import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -47,9 +50,8 @@ from learners.model import load as load_model
 from learners.run import run as learn
 from learners.scoring import Floats, forward_batches
 
-#: A way of learning, by name: settings of the daemon's own. No settings are the daemon's defaults.
+#: A way of learning, by name: settings of the daemon's own.
 WAYS: dict[str, tuple[str, ...]] = {
-    "relearnd": (),
     "finetune": ("learning.method=finetune",),
     "replay": ("learning.method=replay",),
     "ewc": ("learning.method=ewc",),
@@ -59,6 +61,7 @@ WAYS: dict[str, tuple[str, ...]] = {
     "lwf": ("learning.method=lwf",),
     "lwf+replay": ("learning.method=lwf+replay",),
     "der": ("learning.method=der",),
+    "der+ewc": ("learning.method=der+ewc",),
     "er-ace": ("learning.method=er-ace",),
     "agem": ("learning.method=agem",),
     "replay, interpolated": ("learning.method=replay", "learning.interpolate=true"),
@@ -70,8 +73,9 @@ NOTHING, JOINT = "do nothing", "joint"
 #: Held-out examples that a job is given to choose by, newest first; a way that chooses nothing ignores them.
 HELD_OUT = 300
 
-#: The short setting: rows of a stretch (and of the base), and of a slice.
-SHORT = (240, 100)
+#: The short setting: rows of a stretch (and of the base), and of a slice; and what the daemon would do at length.
+SHORT = (120, 60)
+SHORTENED = ("learning.min_steps=60",)
 
 
 @dataclass
@@ -229,7 +233,8 @@ def table(outcomes: Sequence[Outcome], course: str) -> list[list[str]]:
             figures[2:] = ["", ""]
         cost = [f"{statistics.mean(run.samples for run in runs):,.0f}"]
         cost.append(f"{statistics.mean(run.seconds for run in runs):,.0f}")
-        rows.append((statistics.mean(run.final for run in runs), [way, *figures, live, *cost, str(len(runs))]))
+        name = f"{way} *" if WAYS.get(way) == (f"learning.method={Config().learning.method}",) else way
+        rows.append((statistics.mean(run.final for run in runs), [name, *figures, live, *cost, str(len(runs))]))
     return [cells for _, cells in sorted(rows, reverse=True)]
 
 
@@ -262,7 +267,7 @@ def plot(outcomes: Sequence[Outcome], path: Path) -> None:
         for way in dict.fromkeys(one.way for one in outcomes if one.course == course):
             runs = [one for one in outcomes if one.course == course and one.way == way]
             x, y = statistics.mean(run.seconds for run in runs), 100 * statistics.mean(run.final for run in runs)
-            panel.plot(x, y, "o", color="C3" if way == "relearnd" else "C0")
+            panel.plot(x, y, "o", color="C0")
             panel.annotate(way, (x, y), textcoords="offset points", xytext=(5, 3), fontsize=8)
         panel.set(title=course, xlabel="seconds of training", ylabel="final macro-F1, mean over slices")
         panel.grid(alpha=0.3)
@@ -290,33 +295,57 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--every", type=int, default=1_000, help="texts to a training job")
     parser.add_argument("--labelled", type=float, default=1.0, help="share of the labels that come; all for joint")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the daemon's")
+    parser.add_argument("--workers", type=int, default=1, help="runs at a time, of one thread each if more than one")
     parser.add_argument("--out", type=Path, default=Path("out/learning"))
     return parser.parse_args()
 
 
+class Plan(NamedTuple):
+    """A set in one order, learned in several ways from one seed."""
+
+    course: str
+    seed: int
+    order: int
+
+    def file(self, kept: Path, way: str) -> Path:
+        return kept / f"{self.course}-{way.replace(' ', '_')}-{self.seed}-{self.order}.json"
+
+
+def carry_out(plan: Plan, arguments: argparse.Namespace, kept: Path) -> None:
+    """Do the runs of `plan` that have not been done."""
+    course = COURSES[plan.course](arguments.data, plan.order)
+    course = course if arguments.full else course.cut(*SHORT)
+    for_all = [*(() if arguments.full else SHORTENED), *arguments.set]
+    if arguments.workers > 1:
+        for_all.append("learning.threads=1")
+    base = kept / f"{plan.course}-base-{plan.seed}-{plan.order}"
+    for way in arguments.ways:
+        done = plan.file(kept, way)
+        if done.exists():
+            continue
+        say = partial(Console().log, f"{plan.course}, {way}, seed {plan.seed}, order {plan.order}:")
+        config = load_settings(None, environment={}, overrides=[*WAYS.get(way, ()), *for_all])
+        with tempfile.TemporaryDirectory(prefix="relearnd-learning-") as scratch:
+            run = Run(course, config, plan.seed, Path(scratch), base, arguments.labelled)
+            done.write_text(json.dumps(asdict(run.do(way, plan.order, arguments.every, say))))
+
+
 def main() -> None:
     arguments = _arguments()
-    size = "full" if arguments.full else "short"
-    kept = arguments.out / size
+    kept = arguments.out / ("full" if arguments.full else "short")
     kept.mkdir(parents=True, exist_ok=True)
-    console = Console()
     # Other orders are run with the first seed alone: what they tell is another thing than the seeds.
-    plans = [(seed, 0) for seed in range(arguments.seeds)] + [(0, order) for order in range(1, arguments.orders)]
-    outcomes = []
-    for name, (seed, order) in itertools.product(arguments.sets, plans):
-        course = COURSES[name](arguments.data, order)
-        course = course if arguments.full else course.cut(*SHORT)
-        for way in arguments.ways:
-            done = kept / f"{name}-{way.replace(' ', '_')}-{seed}-{order}.json"
-            if not done.exists():
-                say = partial(console.log, f"{name}, {way}, seed {seed}, order {order}:")
-                config = load_settings(None, environment={}, overrides=[*WAYS.get(way, ()), *arguments.set])
-                with tempfile.TemporaryDirectory(prefix="relearnd-learning-") as scratch:
-                    run = Run(
-                        course, config, seed, Path(scratch), kept / f"{name}-base-{seed}-{order}", arguments.labelled
-                    )
-                    done.write_text(json.dumps(asdict(run.do(way, order, arguments.every, say))))
-            outcomes.append(Outcome(**json.loads(done.read_text())))
+    which = [(seed, 0) for seed in range(arguments.seeds)] + [(0, order) for order in range(1, arguments.orders)]
+    plans = [Plan(name, seed, order) for (seed, order), name in itertools.product(which, arguments.sets)]
+    if arguments.workers == 1:
+        for plan in plans:
+            carry_out(plan, arguments, kept)
+    else:
+        with ProcessPoolExecutor(arguments.workers, multiprocessing.get_context("spawn")) as pool:
+            list(pool.map(partial(carry_out, arguments=arguments, kept=kept), plans))
+    console = Console()
+    files = [plan.file(kept, way) for plan, way in itertools.product(plans, arguments.ways)]
+    outcomes = [Outcome(**json.loads(file.read_text())) for file in files]
     _show(outcomes, console)
     (kept / "table.md").write_text(markdown(outcomes))
     plot(outcomes, kept / "table.png")
