@@ -8,10 +8,10 @@ FOLDER holds the streams that `benchmarks.stretches` names. A run learns one set
 fitted on the base rows, then a training job after each `--every` texts, as the daemon makes them (its memory, its
 shares, its settings), each from the one before it; no gate stands between them. Finished runs are kept in `--out` and
 not done again, so the table can be stopped and gone on with; ways can be added with `--set`, which changes all that
-are run and needs an `--out` of its own, as does `--labelled`. A star is at the daemon's default. Figures are macro-F1, in points of 100: `final` the mean
-over the slices at the end, `worst` the lowest of them, `forgot` the mean fall from each slice's best, `back` backward
-transfer (Lopez-Paz & Ranzato 2017: the end against the moment a slice had just been taught), `live` every text by the
-model of its time.
+are run and needs an `--out` of its own, as does `--labelled`. A star is at the daemon's default. Figures are macro-F1,
+in points of 100: `final` the mean over the slices at the end, `worst` the lowest of them, `forgot` the mean fall from
+each slice's best, `back` backward transfer (Lopez-Paz & Ranzato 2017: the end against the moment a slice had just been
+taught), `live` every text by the model of its time.
 """
 
 import argparse
@@ -50,21 +50,30 @@ from learners.model import load as load_model
 from learners.run import run as learn
 from learners.scoring import Floats, forward_batches
 
+#: Ways that are a method of the daemon's and nothing else; `--ways` runs these unless told.
+METHODS = (
+    "finetune",
+    "replay",
+    "ewc",
+    "replay+ewc",
+    "si",
+    "mas",
+    "lwf",
+    "lwf+replay",
+    "der",
+    "der+ewc",
+    "er-ace",
+    "agem",
+)
+
+#: Ways of tuning, each with replay.
+TUNINGS = ("lora", "adalora", "ia3", "prefix", "prompt", "adapter")
+
 #: A way of learning, by name: settings of the daemon's own.
 WAYS: dict[str, tuple[str, ...]] = {
-    "finetune": ("learning.method=finetune",),
-    "replay": ("learning.method=replay",),
-    "ewc": ("learning.method=ewc",),
-    "replay+ewc": ("learning.method=replay+ewc",),
-    "si": ("learning.method=si",),
-    "mas": ("learning.method=mas",),
-    "lwf": ("learning.method=lwf",),
-    "lwf+replay": ("learning.method=lwf+replay",),
-    "der": ("learning.method=der",),
-    "der+ewc": ("learning.method=der+ewc",),
-    "er-ace": ("learning.method=er-ace",),
-    "agem": ("learning.method=agem",),
+    **{method: (f"learning.method={method}",) for method in METHODS},
     "replay, interpolated": ("learning.method=replay", "learning.interpolate=true"),
+    **{f"replay, {tuning}": ("learning.method=replay", f"learning.tuning={tuning}") for tuning in TUNINGS},
 }
 
 #: Rows that learn nothing, and everything at once: what there is to win.
@@ -73,9 +82,10 @@ NOTHING, JOINT = "do nothing", "joint"
 #: Held-out examples that a job is given to choose by, newest first; a way that chooses nothing ignores them.
 HELD_OUT = 300
 
-#: The short setting: rows of a stretch (and of the base), and of a slice; and what the daemon would do at length.
+#: The short setting: rows of a stretch (and of the base), and of a slice; and the steps that suit so few: fewer for an
+#: update, more for the base and for joint training, which have no past to build on.
 SHORT = (120, 60)
-SHORTENED = ("learning.min_steps=60",)
+SHORTENED = ("learning.min_steps=40", "learning.fit_epochs=10")
 
 
 @dataclass
@@ -288,7 +298,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--sets", nargs="+", choices=COURSES, default=list(COURSES))
-    parser.add_argument("--ways", nargs="+", choices=[NOTHING, JOINT, *WAYS], default=[NOTHING, JOINT, *WAYS])
+    parser.add_argument("--ways", nargs="+", choices=[NOTHING, JOINT, *WAYS], default=[NOTHING, JOINT, *METHODS])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--orders", type=int, default=2, help="the stretches as they came, and so many less one others")
     parser.add_argument("--full", action="store_true", help="whole streams")

@@ -141,7 +141,9 @@ def _training(config: Config) -> Finding:
     when += [f"every {triggers.labels} labels"] if triggers.labels else []
     when += [f"at {triggers.schedule}"] if triggers.schedule else []
     bounds = f"{format_seconds(triggers.cooldown)} apart and {triggers.daily_budget} a day at most"
-    return Finding(True, f"learning: {config.learning.method}, when {', or '.join(when)}; {bounds}")
+    learning = config.learning
+    how = learning.method if learning.tuning == "full" else f"{learning.method} by {learning.tuning}"
+    return Finding(True, f"learning: {how}, when {', or '.join(when)}; {bounds}")
 
 
 def _alerts(config: Config) -> Finding:

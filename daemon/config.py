@@ -11,8 +11,8 @@ from connectors.seconds import Seconds as Seconds
 from connectors.seconds import format_seconds as format_seconds
 from connectors.seconds import parse_seconds as parse_seconds
 from daemon.formats.settings import AlertsShape, Format, LabelsShape, SchemaRegistrySettings, ScoresShape, TextsShape
-from learners.job import Method
-from learners.methods.names import starts_afresh
+from learners.job import LEARNING_RATES, MERGED, Method, Tuning
+from learners.methods.names import parts, starts_afresh
 
 MINUTE, HOUR, DAY = UNITS["m"], UNITS["h"], UNITS["d"]
 
@@ -315,6 +315,14 @@ class PretrainingConfig(Section):
     mask_share: float = Field(0.15, gt=0, lt=1, description="Share of the words that are hidden; BERT's own.")
 
 
+class AdapterConfig(Section):
+    """How large an adapter is, where `learning.tuning` learns one."""
+
+    rank: int = Field(8, gt=0, description="Of `lora`; of `adalora` on average.")
+    tokens: int = Field(16, gt=0, description="Of a `prompt` or a `prefix`: they count towards what the encoder reads.")
+    width: int = Field(48, gt=0, description="Of the bottleneck of an `adapter`.")
+
+
 class LearningConfig(Section):
     """How a candidate is trained."""
 
@@ -323,6 +331,13 @@ class LearningConfig(Section):
         description="`finetune` (the new examples alone), `joint` (afresh from the encoder, on everything), or one or "
         "more of `replay`, `er-ace`, `der`, `lwf`, `ewc`, `si`, `mas` and `agem`, joined by `+`.",
     )
+    tuning: Tuning = Field(
+        "full",
+        description="Which weights are learned: `full` (all of them), or the head and an adapter: `lora`, `adalora` or "
+        "`ia3`, which are merged into the weights, or `prefix`, `prompt` or `adapter` (a bottleneck behind each "
+        "layer), which stay parts of the model.",
+    )
+    adapter: AdapterConfig = AdapterConfig()
     interpolate: bool = Field(
         False,
         description="Go back from the trained weights towards the champion's as far as is best on a third of the "
@@ -346,7 +361,13 @@ class LearningConfig(Section):
     patience: float = Field(1.0, gt=0, description="Passes without anything better after which early stopping stops.")
     fit_epochs: float = Field(4.0, gt=0, description="Passes over the rows of `relearnd fit`.")
     replay_ratio: float = Field(1.0, ge=0, description="Replayed examples for each new one.")
-    learning_rate: float = Field(5e-5, gt=0, description="Peak learning rate of AdamW.")
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description="Peak learning rate of AdamW. Unless set, what `tuning` takes: "
+        + ", ".join(f"{rate:g} for `{tuning}`" for tuning, rate in LEARNING_RATES.items())
+        + ".",
+    )
     warmup_share: Share = Field(0.1, description="Share of the steps in which the rate rises to its peak.")
     weight_decay: float = Field(0.01, ge=0, description="Of AdamW.")
     batch_size: int = Field(16, gt=0, description="Examples in an optimiser step.")
@@ -483,6 +504,16 @@ class Config(Section):
             raise ValueError(
                 f"learning.interpolate goes back towards the champion, and learning.method {self.learning.method} "
                 "does not start from it; turn one of them off"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _plain_weights_are_followed(self) -> "Config":
+        learning = self.learning
+        if "si" in parts(learning.method) and learning.tuning in MERGED:
+            raise ValueError(
+                f"learning.method {learning.method}: si follows plain weights as they learn, and learning.tuning "
+                f"{learning.tuning} learns others; use ewc or mas"
             )
         return self
 

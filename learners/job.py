@@ -17,7 +17,7 @@ The learner leaves:
     metrics.jsonl     `Progress` rows as it goes
     checkpoint.safetensors  training as far as it has come, until the job is done: see `learners.checkpoint`
     candidate/        the model (see `learners.model`) and what its method carries to the next job: `ewc.safetensors`
-                      and its like
+                      and its like; the adapter that was merged into it
     judged.jsonl      `Judged` rows: both models on every gate example, in the order of gate.jsonl
     audited.jsonl     `Judged` rows: both models on every audit example, in the order of audit.jsonl
     rescored.jsonl    `Rescored` rows: the candidate on every recent text, in the order of recent.jsonl
@@ -32,10 +32,27 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from learners.methods.names import canonical, starts_afresh
+from learners.methods.names import canonical, parts, starts_afresh
 
 #: A way to learn: parts joined by `+`, see `learners.methods.names`.
 Method = Annotated[str, AfterValidator(canonical)]
+
+#: Which weights are learned, see `learners.tuning`.
+Tuning = Literal["full", "lora", "adalora", "ia3", "prefix", "prompt", "adapter"]
+
+#: Learning rates that each takes: the fewer weights, the further each must move.
+LEARNING_RATES: dict[Tuning, float] = {
+    "full": 5e-5,
+    "lora": 5e-4,
+    "adalora": 1e-3,
+    "ia3": 3e-3,
+    "prefix": 3e-3,
+    "prompt": 3e-3,
+    "adapter": 1e-3,
+}
+
+#: Ways of tuning that learn other weights than those that are saved.
+MERGED = frozenset({"lora", "adalora", "ia3"})
 
 Row = TypeVar("Row", bound=BaseModel)
 
@@ -110,6 +127,14 @@ class AGEM(_Strict):
     samples: int = Field(gt=0)
 
 
+class Adapter(_Strict):
+    """How large an adapter is: of LoRA's kind, its rank; prompt or prefix, its tokens; bottlenecks, their width."""
+
+    rank: int = Field(gt=0)
+    tokens: int = Field(gt=0)
+    width: int = Field(gt=0)
+
+
 class PseudoLabels(_Strict):
     """Labels that the parent gives (Sohn et al. 2020, "FixMatch"). `forms` of each text must get the same one."""
 
@@ -160,6 +185,8 @@ class Job(_Strict):
     lwf: LwF
     der: DER
     agem: AGEM
+    tuning: Tuning = "full"
+    adapter: Adapter = Adapter(rank=8, tokens=16, width=48)
     interpolate: bool = False
     calibrate: bool = False
     pseudo_labels: PseudoLabels | None = None
@@ -169,6 +196,12 @@ class Job(_Strict):
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _plain_weights_are_followed(self) -> "Job":
+        if "si" in parts(self.method) and self.tuning in MERGED:
+            raise ValueError(f"si follows plain weights as they learn, and {self.tuning} learns others; use ewc or mas")
+        return self
 
     @model_validator(mode="after")
     def _there_is_a_way_between(self) -> "Job":
@@ -243,7 +276,8 @@ class Report(_Strict):
     `temperature` is what its logits are divided by. `kept_step` is the one whose weights were kept, where early
     stopping chose one.
     `pseudo_labelled` texts were learned under the parent's word, at `pseudo_label_threshold` of its confidence or more;
-    None if no confidence was good enough. `pretraining_steps` came before `steps`.
+    None if no confidence was good enough. `pretraining_steps` came before `steps`. `trained_weights` are how many
+    numbers training could change; `tuning` says which.
     """
 
     job: str
@@ -260,6 +294,8 @@ class Report(_Strict):
     pseudo_label_threshold: float | None = None
     pretraining_steps: int = 0
     kept_step: int | None = None
+    tuning: Tuning = "full"
+    trained_weights: int = 0
     data_sha256: str
     seed: int
 

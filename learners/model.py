@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokeniz
 from transformers.initialization import no_init_weights
 from transformers.utils import logging
 
+from learners.adapters import Adapters, Sizes
 from learners.errors import LearnerError
 
 #: The encoder that is installed with relearnd (all-MiniLM-L6-v2, 22 M weights), so that version 1 needs no network.
@@ -70,6 +71,7 @@ class Description(BaseModel):
     max_tokens: int = Field(gt=2)
     pooling: str = Field(default="mean", pattern="^mean$")
     sketch: Sketch = Sketch()
+    adapters: Sizes = Sizes()
     temperature: float = Field(default=1.0, gt=0)
 
 
@@ -82,12 +84,13 @@ class TextClassifier(nn.Module):
         if getattr(encoder, "pooler", None) is not None:
             encoder.pooler = None  # type: ignore[assignment]
         self.encoder = encoder
+        self.adapters = Adapters()
         self.dropout = nn.Dropout(DROPOUT)
         self.head = nn.Linear(hidden, labels)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Output:
         """Both `[batch, tokens]` int64; the mask is 1 at real tokens."""
-        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state.float()
+        states = self.adapters(self.encoder, input_ids, attention_mask)
         weights = attention_mask.unsqueeze(-1).float()
         pooled = (states * weights).sum(1) / weights.sum(1)
         return Output(self.head(self.dropout(pooled)).float(), pooled)
@@ -144,8 +147,14 @@ class LoadedModel:
                     head.weight[row] = self.classifier.head.weight[known]
                     head.bias[row] = self.classifier.head.bias[known]
         classifier = TextClassifier(self.classifier.encoder, hidden, len(labels))
-        classifier.head = head
+        classifier.head, classifier.adapters = head, self.classifier.adapters
         return _loaded(classifier, self.tokenizer, self.description.model_copy(update={"labels": labels}))
+
+    def with_adapters(self, sizes: Sizes, seed: int) -> "LoadedModel":
+        """The same model, which from now on has what `sizes` ask for as well; what it has already keeps its size."""
+        self.classifier.adapters.add(self.classifier.encoder, sizes, seed)
+        sizes = self.description.adapters.filled_from(sizes)
+        return _loaded(self.classifier, self.tokenizer, self.description.model_copy(update={"adapters": sizes}))
 
     def save(self, directory: Path) -> None:
         """Write model.safetensors, config.json, the tokeniser's files and relearnd.json into `directory`."""
@@ -174,6 +183,7 @@ def load(directory: Path, device: torch.device) -> LoadedModel:
     with no_init_weights():
         encoder, tokenizer = _from_config(directory)
         classifier = TextClassifier(encoder, _hidden(encoder), len(description.labels))
+        classifier.adapters.add(encoder, description.adapters, seed=0)
     try:
         load_model(classifier, directory / WEIGHTS, strict=True)
     except SafetensorError as error:
@@ -249,10 +259,13 @@ def _loaded(classifier: TextClassifier, tokenizer: PreTrainedTokenizerBase, desc
     if backend is None:
         raise ModelError(f"{type(tokenizer).__name__} has no fast tokeniser", "name an encoder with a tokenizer.json")
     longest = getattr(classifier.encoder.config, "max_position_embeddings", None)
-    if longest is not None and description.max_tokens > longest:
-        raise ModelError(
-            f"max_tokens is {description.max_tokens} but the encoder reads {longest}", f"set it to at most {longest}"
-        )
+    if longest is not None:
+        longest -= description.adapters.prompt + description.adapters.prefix
+        if description.max_tokens > longest:
+            raise ModelError(
+                f"max_tokens is {description.max_tokens} but the encoder reads {longest}",
+                f"set it to at most {longest}",
+            )
     # A copy of its own: transformers changes the padding and truncation of the one it holds.
     fast = Tokenizer.from_str(backend.to_str())
     fast.no_padding()

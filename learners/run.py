@@ -88,6 +88,8 @@ def _do(directory: Path) -> Report:
         replayed=len(snapshot.replay) if replays(job.method) else 0,
         steps=learned.steps,
         kept_step=learned.kept_step,
+        tuning=job.tuning,
+        trained_weights=learned.trained_weights,
         seconds=time.monotonic() - started,
         parent=qualities[0] if parent else None,
         candidate=qualities[-1],

@@ -7,11 +7,12 @@ cut off, and silence.
 
 import math
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from avalanche.core import BasePlugin
+from avalanche.models.dynamic_optimizers import update_optimizer
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.templates import SupervisedTemplate
 from torch import nn
@@ -57,9 +58,29 @@ class Logits(nn.Module):
         return logits
 
 
+#: Weights by the names that they are saved under.
+Weights = Mapping[str, torch.Tensor]
+
+
 def trained(model: Logits) -> list[tuple[str, nn.Parameter]]:
     """The weights that train, with their names."""
     return [(name, weight) for name, weight in model.classifier.named_parameters() if weight.requires_grad]
+
+
+@runtime_checkable
+class Adapting(Protocol):
+    """A plugin that learns other weights than those that will be saved."""
+
+    def effective(self) -> Weights:
+        """The weights that will be saved, as far as learning changes them; gradients flow through."""
+
+
+def effective(strategy: Any) -> Weights:
+    """The weights that learning changes, as they would be saved now."""
+    for plugin in strategy.plugins:
+        if isinstance(plugin, Adapting):
+            return plugin.effective()
+    return dict(trained(strategy.model))
 
 
 def rate(step: int, steps: int, warmup_share: float) -> float:
@@ -71,12 +92,14 @@ def rate(step: int, steps: int, warmup_share: float) -> float:
 
 
 def optimiser(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019), without decay on biases and normalisation weights."""
+    """AdamW (Loshchilov & Hutter 2019), without decay on vectors: biases, normalisation weights, scales."""
     weights = [weight for weight in model.parameters() if weight.requires_grad]
+    matrices = [weight for weight in weights if weight.numel() > max(weight.shape)]
+    vectors = [weight for weight in weights if weight.numel() <= max(weight.shape)]
     return torch.optim.AdamW(
         [
-            {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": weight_decay},
-            {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0},
+            {"params": matrices, "weight_decay": weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
         ],
         lr=learning_rate,
         fused=True,
@@ -124,6 +147,13 @@ class TextStrategy(SupervisedTemplate):  # type: ignore[misc] # Avalanche ships 
     def learning_rate(self) -> float:
         """At the latest step."""
         return float(self.optimizer.param_groups[0]["lr"])
+
+    def make_optimizer(self, reset_optimizer_state: bool = False, **_: Any) -> None:
+        """Avalanche's hook, for plugins that change the model."""
+        # Avalanche's own wants weights that do not train in the optimiser as well.
+        weights = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+        known: Any = self.optimized_param_id  # type: ignore[has-type]
+        self.optimized_param_id = update_optimizer(self.optimizer, weights, known, reset_state=reset_optimizer_state)
 
     def make_train_dataloader(self, **_: Any) -> None:
         """Avalanche's hook; a plugin that changes `adapted_dataset` calls it again."""

@@ -26,6 +26,7 @@ from learners.snapshot import Snapshot
 from learners.stopping import EarlyStopping, looked_at
 from learners.strategy import Logits, TextStrategy, TrainingError
 from learners.team import assembled
+from learners.tuning import served, tune
 
 CANDIDATE = "candidate"
 
@@ -41,6 +42,7 @@ class Taught(NamedTuple):
     before: Weights | None
     methods: list[SupervisedPlugin]
     choosing: list[Example]
+    trained_weights: int
     steps: int
     kept_step: int | None
     pseudo_labelled: Chosen
@@ -50,6 +52,7 @@ class Taught(NamedTuple):
 class Learned(NamedTuple):
     """What became of training: `chosen` are the ids of the gate examples that something was chosen on."""
 
+    trained_weights: int
     steps: int
     kept_step: int | None
     interpolation: float | None
@@ -74,7 +77,13 @@ def learn(directory: Path, job: Job, snapshot: Snapshot, compute: Compute) -> Le
     if taught.kept_step is not None or interpolation is not None or job.calibrate:
         chosen |= frozenset(example.id for example in choosing)
     return Learned(
-        taught.steps, taught.kept_step, interpolation, chosen, taught.pseudo_labelled, taught.pretraining_steps
+        taught.trained_weights,
+        taught.steps,
+        taught.kept_step,
+        interpolation,
+        chosen,
+        taught.pseudo_labelled,
+        taught.pretraining_steps,
     )
 
 
@@ -88,14 +97,17 @@ def teach(directory: Path, job: Job, snapshot: Snapshot, compute: Compute, tell:
     pretraining_steps = pretrain(model, snapshot, job, compute, tell)
     pseudo_labelled = from_parent(job, snapshot, compute)
     lesson = _lesson(job, model, _to_learn(job, snapshot, pseudo_labelled), compute)
-    methods = plugins(lesson)
+    methods = [*tune(model, job), *plugins(lesson)]
+    trained_weights = sum(weight.numel() for weight in model.classifier.parameters() if weight.requires_grad)
     # Of a few first rows none may be left to hold out: they are learned from and judged on.
     new = {example.id for example in snapshot.new}
     choosing = [example for example in snapshot.gate if chooses(example.id) and example.id not in new]
     stopping = _early_stopping(model, choosing, lesson)
     steps = _train(directory, model, lesson, [*stopping, *methods], tell)
     kept_step = stopping[0].best_step if stopping else None
-    return Taught(model, before, methods, choosing, steps, kept_step, pseudo_labelled, pretraining_steps)
+    return Taught(
+        model, before, methods, choosing, trained_weights, steps, kept_step, pseudo_labelled, pretraining_steps
+    )
 
 
 def _early_stopping(model: LoadedModel, choosing: list[Example], lesson: Lesson) -> list[EarlyStopping]:
@@ -151,16 +163,16 @@ def _train(directory: Path, model: LoadedModel, lesson: Lesson, methods: Sequenc
 
 
 def start(job: Job, compute: Compute) -> LoadedModel:
-    """The model that training starts from: the parent, or a fresh one; with the job's labels and length."""
+    """The model that training starts from: the parent, or a fresh one; with the job's labels, length and adapters."""
     if job.parent is None or starts_afresh(job.method):
         model = create(job.encoder, job.labels, job.max_tokens, job.seed)
         model.classifier.to(compute.device)
-        return model
+        return model.with_adapters(served(job), job.seed)
     model = load(job.parent, compute.device)
     if model.labels != job.labels:
         model = model.with_labels(job.labels, job.seed)
     # Learning is about the logits; how sure they make the model is settled at its end.
-    return model.with_max_tokens(job.max_tokens).with_temperature(1.0)
+    return model.with_adapters(served(job), job.seed).with_max_tokens(job.max_tokens).with_temperature(1.0)
 
 
 def training_rows(model: LoadedModel, examples: Sequence[Example]) -> list[Row]:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from learners.model import ModelError
-from learners.strategy import trained
+from learners.strategy import effective
 
 #: Movement of a weight that the penalty's scale is set by: fine-tuning moves most weights by about a thousandth
 #: (AdamW at 5e-5 for a few hundred steps).
@@ -33,6 +33,8 @@ def normalised(importance: Mapping[str, torch.Tensor]) -> Importance:
 
 class Anchor(SupervisedPlugin):  # type: ignore[misc] # Avalanche ships no types
     """Adds `strength / 2 * Σ importance * (weight - anchor)²` to the loss; the anchors are the weights at the start.
+
+    The weights are those that will be saved, whatever is learned: an adapter's effect is held, not its numbers.
 
     So the state to carry from one run to the next is the weights and `importance`, which `save` and `load` keep. With
     no `importance` yet there is no penalty. After an experience, what `measure` says is added to `decay` times what
@@ -58,41 +60,42 @@ class Anchor(SupervisedPlugin):  # type: ignore[misc] # Avalanche ships no types
 
     def before_training_exp(self, strategy: Any, **_: Any) -> None:
         """Anchor every weight whose importance is known; a head for other labels starts free."""
-        weights = dict(trained(strategy.model))
+        weights = effective(strategy)
         self.importance = {
-            name: one.to(weights[name].device)
+            name: one.to(strategy.device)
             for name, one in self.importance.items()
-            if name in weights and weights[name].shape == one.shape
+            if name not in weights or weights[name].shape == one.shape
         }
-        self._anchors = {name: weights[name].detach().clone() for name in self.importance}
+        self._anchors = {name: weights[name].detach().clone() for name in self.importance if name in weights}
         # Room for the largest weight, kept: fresh memory for each at each step costs more than the arithmetic.
-        largest = max((one.numel() for one in self.importance.values()), default=0)
+        largest = max((one.numel() for one in self._anchors.values()), default=0)
         self._scratch = torch.empty((2, largest), device=strategy.device)
 
     @torch.no_grad()
     def before_update(self, strategy: Any, **_: Any) -> None:
         """Add the penalty to the loss and its gradient to the gradients, without a detour through autograd."""
-        if not self.importance or not self._strength:
+        if not self._anchors or not self._strength:
             return
-        weights = dict(trained(strategy.model))
+        with torch.enable_grad():
+            weights = effective(strategy)
         penalty = torch.zeros((), device=strategy.device)
-        for name, one in self.importance.items():
-            size, shape = one.numel(), one.shape
-            moved = torch.sub(weights[name], self._anchors[name], out=self._scratch[0][:size].view(shape))
-            pull = torch.mul(moved, one, out=self._scratch[1][:size].view(shape))
+        for name, anchor in self._anchors.items():
+            weight, one = weights[name], self.importance[name]
+            moved = torch.sub(weight, anchor, out=self._scratch[0][: one.numel()].view(one.shape))
+            pull = torch.mul(moved, one, out=self._scratch[1][: one.numel()].view(one.shape))
             penalty += torch.dot(pull.view(-1), moved.view(-1))
-            gradient = weights[name].grad
-            if gradient is not None:
-                gradient.add_(pull, alpha=self._strength)
+            if not weight.is_leaf:
+                weight.backward(self._strength * pull)  # type: ignore[no-untyped-call]
+            elif weight.grad is not None:
+                weight.grad.add_(pull, alpha=self._strength)
         strategy.loss = strategy.loss.detach() + self._strength / 2 * penalty
 
     def after_training_exp(self, strategy: Any, **_: Any) -> None:
         """Consolidate what has been learned."""
         self._anchors, self._scratch = {}, torch.empty((2, 0))
         learned = normalised(self.measure(strategy))
-        for name, one in learned.items():
-            if name in self.importance:
-                one.add_(self.importance[name], alpha=self._decay)
+        for name, one in self.importance.items():
+            learned[name] = learned[name].add_(one, alpha=self._decay) if name in learned else one * self._decay
         self.importance = learned
 
     def save(self, directory: Path) -> None:

@@ -1,7 +1,9 @@
 """The plugins of a job's method."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from avalanche.training.plugins import SupervisedPlugin
 
@@ -9,7 +11,6 @@ from learners.data import Row
 from learners.device import Compute
 from learners.job import Job
 from learners.methods.agem import AveragedGEM
-from learners.methods.anchor import Anchor
 from learners.methods.der import DarkExperienceReplay
 from learners.methods.er_ace import AsymmetricCrossEntropy
 from learners.methods.ewc import OnlineEWC
@@ -48,9 +49,17 @@ def plugins(lesson: Lesson) -> list[SupervisedPlugin]:
     return [plugin for plugin in built if plugin is not None]
 
 
-def carried(plugins: list[SupervisedPlugin]) -> list[Anchor]:
-    """Those with something to save for the next job."""
-    return [plugin for plugin in plugins if isinstance(plugin, Anchor)]
+@runtime_checkable
+class Carried(Protocol):
+    """A plugin with something to keep beside the weights."""
+
+    def save(self, directory: Path) -> None:
+        """Write it into `directory`."""
+
+
+def carried(plugins: Sequence[SupervisedPlugin]) -> list[Carried]:
+    """Those with something to keep."""
+    return [plugin for plugin in plugins if isinstance(plugin, Carried)]
 
 
 def _er_ace(lesson: Lesson) -> SupervisedPlugin:

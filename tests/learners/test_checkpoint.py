@@ -34,8 +34,10 @@ def kill_in_mid_training(directory: Path) -> int:
         {"method": "der+si", "accumulate": 2},
         {"method": "agem"},
         {"method": "replay+si", "patience": 100.0},
+        {"method": "replay+ewc", "tuning": "lora"},
+        {"method": "finetune", "tuning": "adalora", "patience": 100.0},
     ],
-    ids=lambda settings: settings["method"],
+    ids=lambda settings: " ".join(map(str, settings.values())),
 )
 def test_a_learner_that_is_killed_goes_on_and_ends_at_the_same_weights(job, tmp_path, settings):
     write_job(tmp_path / "first", job, new=examples(24))

@@ -21,7 +21,7 @@ def consolidation(rows, importance=None, **settings):
 
 def at_rest(model, compute):
     """As much of a strategy as the plugin reads between two experiences."""
-    return SimpleNamespace(model=Logits(model.classifier, model.pad_id, compute), device="cpu")
+    return SimpleNamespace(model=Logits(model.classifier, model.pad_id, compute), device="cpu", plugins=[])
 
 
 def exact(model, rows):

@@ -30,7 +30,12 @@ def batch(model, rows, logits):
     output = logits(collated[0]).detach().requires_grad_()
     losses = nn.functional.cross_entropy(output, collated[1], reduction="none")
     return SimpleNamespace(
-        model=logits, device="cpu", mbatch=list(collated), mb_output=output, loss=(losses * collated[2]).mean()
+        model=logits,
+        device="cpu",
+        plugins=[],
+        mbatch=list(collated),
+        mb_output=output,
+        loss=(losses * collated[2]).mean(),
     )
 
 
@@ -127,7 +132,7 @@ def test_si_credits_the_weights_with_the_fall_of_the_loss(model, logits):
     rows = training_rows(model, examples(12))
     plugin = SynapticIntelligence(strength=1.0, decay=0.9, importance=None)
     optimiser = torch.optim.SGD(logits.parameters(), lr=1e-3)
-    plugin.before_training_exp(SimpleNamespace(model=logits, device="cpu"))
+    plugin.before_training_exp(SimpleNamespace(model=logits, device="cpu", plugins=[]))
     losses = []
     for _ in range(20):
         strategy = with_gradient(model, rows, logits)
