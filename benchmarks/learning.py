@@ -72,6 +72,8 @@ TUNINGS = ("lora", "adalora", "ia3", "prefix", "prompt", "adapter")
 #: A way of learning, by name: settings of the daemon's own.
 WAYS: dict[str, tuple[str, ...]] = {
     **{method: (f"learning.method={method}",) for method in METHODS},
+    "replay, kept by loss": ("learning.method=replay", "memory.keep=loss"),
+    "replay, kept by diversity": ("learning.method=replay", "memory.keep=diversity"),
     "replay, interpolated": ("learning.method=replay", "learning.interpolate=true"),
     **{f"replay, {tuning}": ("learning.method=replay", f"learning.tuning={tuning}") for tuning in TUNINGS},
 }
@@ -155,8 +157,12 @@ class Run:
         for place, stretch in enumerate(course.stretches, 1):
             for first in range(0, len(stretch), every):
                 texts = stretch[first : first + every]
-                seen += self._lived(model, texts)
+                probabilities = self._probabilities(model, [text.text for text in texts])
+                seen += self._said(model, texts, probabilities)
                 if way != NOTHING:
+                    losses = -np.log(probabilities.clip(1e-6))
+                    at = [model.labels.index(text.label) for text in texts]
+                    texts = [one._replace(loss=float(row[to])) for one, row, to in zip(texts, losses, at, strict=True)]
                     champion = self._update(champion, memory, texts, outcome)
                     model = load_model(champion, self._compute.device)
             outcome.after.append(self._known(model))
@@ -213,8 +219,10 @@ class Run:
         return [_macro_f1(self._lived(model, one.rows)) for one in self._course.slices]
 
     def _lived(self, model: LoadedModel, rows: Rows) -> list[tuple[int, int]]:
+        return self._said(model, rows, self._probabilities(model, [row.text for row in rows]))
+
+    def _said(self, model: LoadedModel, rows: Rows, given: Floats) -> list[tuple[int, int]]:
         """True and predicted label of each, as positions."""
-        given = self._probabilities(model, [row.text for row in rows])
         said = [self._course.labels.index(model.labels[at]) for at in given.argmax(1)]
         return [(self._course.labels.index(row.label), answer) for row, answer in zip(rows, said, strict=True)]
 
@@ -228,7 +236,7 @@ def _macro_f1(pairs: Sequence[tuple[int, int]]) -> float:
 
 
 def _examples(rows: Sequence[Labelled]) -> list[Example]:
-    return [Example(**row._asdict()) for row in rows]
+    return [row.example("fresh") for row in rows]
 
 
 def table(outcomes: Sequence[Outcome], course: str) -> list[list[str]]:

@@ -167,6 +167,11 @@ class MemoryConfig(Section):
 
     recent: int = Field(2_000, gt=0, description="Newest labelled examples to learn from: a sliding window.")
     replay: int = Field(3_000, ge=0, description="Older ones kept for replay, balanced by time, class and source.")
+    keep: Literal["uniform", "loss", "diversity"] = Field(
+        "uniform",
+        description="Which of those of one class and source stay when the older part is full: a `uniform` sample over "
+        "time; with more chance the higher the `loss` of the model that scored them; or those least like each other.",
+    )
     gate_share: Share = Field(0.15, description="Share of labels held out for the gate.")
     audit_share: Share = Field(0.05, description="Share of labels that nothing uses but an audit.")
     rescored: int = Field(

@@ -45,7 +45,7 @@ class Doubts:
         """Set `example` aside; one that is open already takes the newer label and reason."""
         self._db.execute(
             "INSERT OR REPLACE INTO doubts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'open')",
-            (*example, cause, because, annotator, now),
+            (*example[:7], cause, because, annotator, now),
         )
 
     def withholds(self, example: Labelled) -> bool:

@@ -42,7 +42,7 @@ def fit(
         )
     shares: dict[str, list[Example]] = {"learn": [], "gate": [], "audit": []}
     for row in rows:
-        shares[share_of(row.id, config.memory)].append(Example(**row._asdict(), group="fresh"))
+        shares[share_of(row.id, config.memory)].append(row.example("fresh"))
     labels = sorted({row.label for row in rows})
     # A handful of rows may leave nothing held out; then the figures are those of the rows learned from.
     held_out = shares["gate"] or shares["learn"]

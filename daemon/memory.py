@@ -2,15 +2,17 @@
 
 A hash of the id puts each example into one share for good: `learn`, `gate` or `audit`; they never mix. Of the learn
 share the newest are the recent part (a sliding window) and the older ones the replay part. The replay part and the
-held-out shares are bounded: what is kept is balanced over source and class, and within these over time, because each
-cell keeps the examples of lowest hash, a uniform sample of all that it ever saw.
+held-out shares are bounded: what is kept is balanced over source and class. Of each such cell the held-out shares keep
+a uniform sample of all that it ever saw, and so does the replay part unless `memory.keep` says otherwise.
 """
 
+import math
 import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from daemon.config import MemoryConfig
+from daemon.diversity import spread
 from daemon.hashing import unit_hash
 from learners.job import Example
 from learners.selection import chooses
@@ -23,9 +25,16 @@ SLACK = 1.1
 #: Past every sequence number.
 LAST = 2**62
 
+#: Losses, in nats, that a sample by loss takes an example for: one that was known well may be needed, and one that
+#: surprised beyond measure may be wrong. One that was never scored is taken for one that was known halfway.
+KNOWN, SURPRISING, NEVER_SCORED = 0.05, 2.0, 0.7
+
 
 class Labelled(NamedTuple):
-    """A text with its true label. `timestamp` is the text's, in seconds since the epoch."""
+    """A text with its true label. `timestamp` is the text's, in seconds since the epoch.
+
+    `loss` is that of its label in nats, for the model that scored it; None if none did.
+    """
 
     id: str
     text: str
@@ -34,6 +43,28 @@ class Labelled(NamedTuple):
     key: str | None
     timestamp: float
     weight: float = 1.0
+    loss: float | None = None
+
+    def example(self, group: Literal["fresh", "old"]) -> Example:
+        """As a learner reads it."""
+        id, text, label, source, key, timestamp, weight, _ = self
+        return Example(
+            id=id, text=text, label=label, source=source, key=key, timestamp=timestamp, weight=weight, group=group
+        )
+
+
+def priority(example: Labelled, keep: str) -> float:
+    """Its place in its cell's queue for room in memory: the lowest are kept.
+
+    A uniform sample goes by hash. One by loss goes by the same hash as if drawn from an exponential distribution whose
+    rate is the loss, which keeps each with a chance that grows with it (Efraimidis & Spirakis 2006, "Weighted random
+    sampling with a reservoir").
+    """
+    point = unit_hash("priority", example.id)
+    if keep != "loss":
+        return point
+    loss = NEVER_SCORED if example.loss is None else min(max(example.loss, KNOWN), SURPRISING)
+    return -math.log1p(-point) / loss
 
 
 def share_of(id: str, config: MemoryConfig) -> Share:
@@ -65,7 +96,10 @@ class Memory:
 
     def add(self, examples: Iterable[Labelled]) -> None:
         """Store examples; an id that is there already takes the newer label, in the same share."""
-        rows = [(*one, share_of(one.id, self._config), unit_hash("priority", one.id)) for one in examples]
+        rows = []
+        for one in examples:
+            share = share_of(one.id, self._config)
+            rows.append((*one[:7], share, priority(one, self._config.keep if share == "learn" else "uniform")))
         self._db.executemany(
             "INSERT INTO examples (id, text, label, source, key, timestamp, weight, share, priority) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
@@ -155,31 +189,38 @@ class Memory:
         counts = [int(row[0]) for row in sizes]
         if sum(counts) <= capacity * SLACK:
             return 0
+        most = quota(counts, capacity)
+        if share == "learn" and self._config.keep == "diversity":
+            return self._thin_out(most, values)
         ranked = (
             "SELECT seq, row_number() OVER (PARTITION BY source, label ORDER BY priority) AS place "
             f"FROM examples WHERE {where}"
         )
         cursor = self._db.execute(
             f"DELETE FROM examples WHERE seq IN (SELECT seq FROM ({ranked}) WHERE place > ?)",
-            (*values, quota(counts, capacity)),
+            (*values, most),
         )
         return cursor.rowcount
+
+    def _thin_out(self, most: int, values: tuple[str, int]) -> int:
+        """Leave each cell of the learn share the `most` examples that are least like each other."""
+        cells: dict[tuple[str | None, str], list[tuple[int, str]]] = {}
+        rows = self._db.execute(
+            "SELECT source, label, seq, text FROM examples WHERE share = ? AND seq <= ? ORDER BY priority", values
+        )
+        for source, label, seq, text in rows:
+            cells.setdefault((source, label), []).append((seq, text))
+        dropped: list[tuple[int]] = []
+        for cell in cells.values():
+            if len(cell) > most:
+                kept = spread([text for _, text in cell], most)
+                dropped += [(seq,) for at, (seq, _) in enumerate(cell) if at not in kept]
+        self._db.executemany("DELETE FROM examples WHERE seq = ?", dropped)
+        return len(dropped)
 
     def _examples(self, where: str, values: tuple[int, ...], since: int) -> list[Example]:
         rows = self._db.execute(
             f"SELECT id, text, label, source, key, timestamp, weight, seq > {int(since)} FROM examples WHERE {where}",
             values,
         )
-        return [
-            Example(
-                id=id,
-                text=text,
-                label=label,
-                source=source,
-                key=key,
-                timestamp=timestamp,
-                weight=weight,
-                group="fresh" if fresh else "old",
-            )
-            for id, text, label, source, key, timestamp, weight, fresh in rows
-        ]
+        return [Labelled(*row[:7]).example("fresh" if row[7] else "old") for row in rows]

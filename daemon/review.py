@@ -1,6 +1,7 @@
 """Which labels are learned from: votes counted, doubts set aside, sudden runs held, and what people decide of them."""
 
 import json
+import math
 import sqlite3
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +24,9 @@ log = structlog.get_logger(__name__)
 
 #: Examples that an alert shows.
 SHOWN = 5
+
+#: What a probability of 0 is taken for, so that its loss is a number.
+SURE_NOT = 1e-6
 
 
 class Review:
@@ -197,11 +201,18 @@ class Review:
 
 
 def _example(scored: Scored, answer: Answer) -> Labelled:
-    return Labelled(scored.id, scored.text, answer.label, scored.source, scored.key, scored.timestamp, answer.weight)
+    given = _probabilities(scored).get(answer.label)
+    loss = None if given is None else -math.log(max(given, SURE_NOT))
+    when = scored.timestamp
+    return Labelled(scored.id, scored.text, answer.label, scored.source, scored.key, when, answer.weight, loss)
+
+
+def _probabilities(scored: Scored) -> dict[str, float]:
+    return json.loads(scored.probabilities) if scored.probabilities else {}
 
 
 def _top(scored: Scored) -> float:
-    return max(json.loads(scored.probabilities).values()) if scored.probabilities else 0.0
+    return max(_probabilities(scored).values(), default=0.0)
 
 
 def _named(source: str | None) -> str:

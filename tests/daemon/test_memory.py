@@ -2,6 +2,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from daemon.config import MemoryConfig
 from daemon.hashing import unit_hash
-from daemon.memory import SLACK, Labelled, Memory, quota, share_of
+from daemon.memory import SLACK, Labelled, Memory, priority, quota, share_of
 from daemon.state import open_state, transaction
 from learners.job import Example
 
@@ -170,6 +171,52 @@ def test_what_is_kept_does_not_depend_on_when_it_was_evicted(tmp_path: Path) -> 
 
     often, once = kept
     assert once <= often
+
+
+def kept_of(tmp_path: Path, keep: Literal["uniform", "loss", "diversity"], given: list[Labelled]) -> list[Example]:
+    """What of `given` is in the replay part in the end, of which it has room for an eighth."""
+    config = MemoryConfig(recent=1, replay=len(given) // 8, gate_share=0, audit_share=0, keep=keep)
+    db = open_state(tmp_path / f"{keep}.db")
+    memory = Memory(db, config)
+    fill(db, memory, given, step=len(given) // 4)
+    memory.evict()
+    kept = memory.replay(memory.newest() - 1, 10**9, seed=0)
+    db.close()
+    return kept
+
+
+def test_by_loss_what_surprised_stays_more_often_and_what_did_not_stays_too(tmp_path: Path) -> None:
+    given = [example(f"t{number}")._replace(loss=1.5 if number % 2 else 0.3) for number in range(4_000)]
+    for keep, least, most in (("uniform", 0.4, 0.6), ("loss", 0.7, 0.95)):
+        kept = kept_of(tmp_path, keep, given)
+        share = sum(int(one.id[1:]) % 2 for one in kept) / len(kept)
+        assert least < share < most
+        assert len(kept) == pytest.approx(500, abs=50)
+
+
+def test_an_example_that_was_never_scored_is_kept_like_one_that_was_known_halfway() -> None:
+    never, half = example("t1"), example("t1")._replace(loss=0.7)
+    assert priority(never, "loss") == priority(half, "loss") > priority(half._replace(loss=9.0), "loss")
+    assert priority(half, "uniform") == unit_hash("priority", "t1")
+
+
+def test_by_diversity_one_of_a_kind_stays_and_copies_go(tmp_path: Path) -> None:
+    stories = [f"story {'abcdefghij'[number % 10] * 3} of {'klmnopqrst'[number // 10] * 3}" for number in range(100)]
+    given = [example(f"t{number}")._replace(text=stories[0]) for number in range(700)]
+    given += [example(f"u{number}")._replace(text=story) for number, story in enumerate(stories)]
+    assert len({one.text for one in kept_of(tmp_path, "diversity", given)}) > 95
+    assert len({one.text for one in kept_of(tmp_path, "uniform", given)}) < 30
+
+
+def test_the_held_out_shares_are_a_uniform_sample_whatever_is_kept(db: sqlite3.Connection) -> None:
+    config = CONFIG.model_copy(update={"keep": "loss"})
+    memory = Memory(db, config)
+    given = [example(f"t{number}")._replace(loss=2.0 if number % 2 else 0.05) for number in range(2_000)]
+    fill(db, memory, given, step=2_000)
+    expected = sorted(
+        (one.id for one in given if share_of(one.id, config) == "gate"), key=lambda i: unit_hash("priority", i)
+    )
+    assert set(ids(memory.held_out(0))) == set(expected[: config.held_out])
 
 
 @given(sizes=st.lists(st.integers(0, 60), max_size=12), capacity=st.integers(0, 300))

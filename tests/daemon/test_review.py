@@ -1,5 +1,6 @@
 import base64
 import json
+import math
 import sqlite3
 from typing import Any
 
@@ -7,8 +8,10 @@ import numpy as np
 import pytest
 
 from daemon.config import LabelsConfig
+from daemon.hashing import unit_hash
 from daemon.label_errors import likely_errors
 from daemon.learning import outcome
+from daemon.memory import KNOWN, SURPRISING
 from daemon.records import Alert
 from daemon.state import SCHEMA, Commands, open_state, transaction
 from daemon.votes import Vote, count
@@ -105,6 +108,17 @@ def test_what_a_person_accepts_is_learned_from_and_what_one_drops_does_not_come_
     assert examples(desk) == {"t0": sentence(0)[1]}
     desk.step([], [label_row(1, annotator="bob")])
     assert examples(desk) == {"t0": sentence(0)[1]}
+
+
+def test_what_the_model_lost_on_an_example_says_how_likely_memory_keeps_it(config):
+    memory = config.memory.model_copy(update={"keep": "loss", "gate_share": 0.0, "audit_share": 0.0})
+    desk = Desk(config.model_copy(update={"memory": memory}))
+    desk.step([sure(0), sure(1)], [label_row(0), flipped(1)])
+    places = dict(desk.db.execute("SELECT id, priority FROM examples WHERE id LIKE 't%'").fetchall())
+    desk.close()
+    for id, probability in (("t0", 0.96), ("t1", 0.02)):
+        loss = min(max(-math.log(probability), KNOWN), SURPRISING)
+        assert places[id] == pytest.approx(-math.log(1 - unit_hash("priority", id)) / loss)
 
 
 def poisoned(desk: Desk, **fields: str) -> None:
