@@ -72,6 +72,13 @@ TUNINGS = ("lora", "adalora", "ia3", "prefix", "prompt", "adapter")
 #: A way of learning, by name: settings of the daemon's own.
 WAYS: dict[str, tuple[str, ...]] = {
     **{method: (f"learning.method={method}",) for method in METHODS},
+    "replay, smoothed": ("learning.method=replay", "learning.label_smoothing=0.1"),
+    "replay, focused": ("learning.method=replay", "learning.focus=0.6"),
+    "replay, smoothed and focused": (
+        "learning.method=replay",
+        "learning.label_smoothing=0.1",
+        "learning.focus=0.6",
+    ),
     "replay, kept by loss": ("learning.method=replay", "memory.keep=loss"),
     "replay, kept by diversity": ("learning.method=replay", "memory.keep=diversity"),
     "replay, interpolated": ("learning.method=replay", "learning.interpolate=true"),

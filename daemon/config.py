@@ -366,6 +366,20 @@ class LearningConfig(Section):
     patience: float = Field(1.0, gt=0, description="Passes without anything better after which early stopping stops.")
     fit_epochs: float = Field(4.0, gt=0, description="Passes over the rows of `relearnd fit`.")
     replay_ratio: float = Field(1.0, ge=0, description="Replayed examples for each new one.")
+    focus: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of the new and replayed examples that a run goes over: drawn, with more chance the more the "
+        "champion loses on them. `epochs` are passes over these.",
+    )
+    label_smoothing: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of each label that is spread over all labels, so that wrong ones weigh less (Szegedy et al. "
+        "2016); not under `er-ace`, whose loss leaves labels out.",
+    )
     learning_rate: float | None = Field(
         None,
         gt=0,

@@ -31,7 +31,7 @@ from learners.job import (
     Report,
     write_rows,
 )
-from learners.methods.names import starts_afresh
+from learners.methods.names import parts, starts_afresh
 from learners.snapshot import AUDIT, UNLABELLED
 
 Settings = TypeVar("Settings", PseudoLabels, Pretraining)
@@ -107,6 +107,8 @@ def job_settings(config: Config, *, id: str, labels: list[str], parent: Path | N
         lwf=LwF(**learning.lwf.model_dump()),
         der=DER(**learning.der.model_dump()),
         agem=AGEM(**learning.agem.model_dump()),
+        focus=learning.focus,
+        label_smoothing=0.0 if "er-ace" in parts(learning.method) else learning.label_smoothing,
         tuning=learning.tuning,
         adapter=Adapter(**learning.adapter.model_dump()),
         interpolate=learning.interpolate and parent is not None,

@@ -157,7 +157,8 @@ class Job(_Strict):
     """One training run. Paths are absolute.
 
     A batch is learned in `accumulate` parts. `max_steps` of 0 is no limit; after `patience` passes without anything
-    better on held-out examples training stops, 0 is never; `checkpoint_every` is in seconds.
+    better on held-out examples training stops, 0 is never; `checkpoint_every` is in seconds. `focus` is the share of
+    the new and replayed examples that is gone over, see `learners.focus`.
     """
 
     id: str
@@ -185,6 +186,8 @@ class Job(_Strict):
     lwf: LwF
     der: DER
     agem: AGEM
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    focus: float = Field(default=1.0, gt=0, le=1)
     tuning: Tuning = "full"
     adapter: Adapter = Adapter(rank=8, tokens=16, width=48)
     interpolate: bool = False
@@ -276,8 +279,8 @@ class Report(_Strict):
     `temperature` is what its logits are divided by. `kept_step` is the one whose weights were kept, where early
     stopping chose one.
     `pseudo_labelled` texts were learned under the parent's word, at `pseudo_label_threshold` of its confidence or more;
-    None if no confidence was good enough. `pretraining_steps` came before `steps`. `trained_weights` are how many
-    numbers training could change; `tuning` says which.
+    None if no confidence was good enough. `passed_over` were in the job and not gone over. `pretraining_steps` came
+    before `steps`. `trained_weights` are how many numbers training could change; `tuning` says which.
     """
 
     job: str
@@ -294,6 +297,7 @@ class Report(_Strict):
     pseudo_label_threshold: float | None = None
     pretraining_steps: int = 0
     kept_step: int | None = None
+    passed_over: int = 0
     tuning: Tuning = "full"
     trained_weights: int = 0
     data_sha256: str

@@ -13,7 +13,6 @@ from learners.evaluation import Probabilities, accuracy, calibration_error, log_
 from learners.invariance import swapped_answers
 from learners.job import Example, Job, Quality, Recent, Report, Rescored, write_rows
 from learners.judging import TOKEN_BUDGET, answers, in_order, judge, side_by_side
-from learners.methods.names import replays
 from learners.model import LoadedModel, load
 from learners.process import gpu
 from learners.progress import METRICS, quiet
@@ -84,8 +83,9 @@ def _do(directory: Path) -> Report:
     return Report(
         job=job.id,
         method=job.method,
-        examples=len(snapshot.new),
-        replayed=len(snapshot.replay) if replays(job.method) else 0,
+        examples=learned.examples,
+        replayed=learned.replayed,
+        passed_over=learned.passed_over,
         steps=learned.steps,
         kept_step=learned.kept_step,
         tuning=job.tuning,

@@ -223,7 +223,8 @@ class TextStrategy(SupervisedTemplate):  # type: ignore[misc] # Avalanche ships 
 
     def criterion(self) -> torch.Tensor:
         """Mean cross-entropy, each example times its weight; weights are 1 on average over the job."""
-        losses = nn.functional.cross_entropy(self.mb_output, self.mb_y, reduction="none")
+        smoothing = self._job.label_smoothing
+        losses = nn.functional.cross_entropy(self.mb_output, self.mb_y, reduction="none", label_smoothing=smoothing)
         loss: torch.Tensor = (losses * self.mbatch[2]).mean()
         self._task_loss = loss.detach()
         return loss

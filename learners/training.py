@@ -13,6 +13,7 @@ from learners.calibration import calibrated
 from learners.checkpoint import Checkpoints
 from learners.data import Row, stream
 from learners.device import Compute, seed_everything
+from learners.focus import focused
 from learners.interpolation import Weights, interpolate, weights_of
 from learners.job import Example, Job
 from learners.methods.names import replays, starts_afresh
@@ -31,60 +32,53 @@ from learners.tuning import served, tune
 CANDIDATE = "candidate"
 
 
+class Learned(NamedTuple):
+    """What became of training: how much was learned, in how many steps, and what was chosen.
+
+    `examples` and `replayed` were gone over, `passed_over` were not; `chosen` are the ids of the gate examples that
+    something was chosen on.
+    """
+
+    examples: int
+    replayed: int
+    passed_over: int
+    trained_weights: int
+    steps: int
+    kept_step: int | None
+    pseudo_labelled: Chosen
+    pretraining_steps: int
+    chosen: frozenset[str]
+    interpolation: float | None = None
+
+
 class Taught(NamedTuple):
     """A model after training, and what there is to go on with.
 
     `before` are its weights before it, where it may go back towards them. `choosing` are the gate examples that
-    something may be chosen on, and `kept_step` is what was chosen on them already.
+    something may be chosen on.
     """
 
     model: LoadedModel
     before: Weights | None
     methods: list[SupervisedPlugin]
     choosing: list[Example]
-    trained_weights: int
-    steps: int
-    kept_step: int | None
-    pseudo_labelled: Chosen
-    pretraining_steps: int
-
-
-class Learned(NamedTuple):
-    """What became of training: `chosen` are the ids of the gate examples that something was chosen on."""
-
-    trained_weights: int
-    steps: int
-    kept_step: int | None
-    interpolation: float | None
-    chosen: frozenset[str]
-    pseudo_labelled: Chosen
-    pretraining_steps: int
+    learned: Learned
 
 
 def learn(directory: Path, job: Job, snapshot: Snapshot, compute: Compute) -> Learned:
     """Train the candidate and save it."""
     with journal(directory, job) as tell:
-        taught = teach(directory, job, snapshot, compute, tell)
-    model, choosing, interpolation = taught.model, taught.choosing, None
-    if taught.before and choosing:
-        interpolation = interpolate(model, taught.before, choosing, compute)
+        model, before, methods, choosing, learned = teach(directory, job, snapshot, compute, tell)
+    if before and choosing:
+        learned = learned._replace(interpolation=interpolate(model, before, choosing, compute))
     if job.calibrate:
         model = calibrated(model, choosing, compute)
     model.save(directory / CANDIDATE)
-    for method in carried(taught.methods):
+    for method in carried(methods):
         method.save(directory / CANDIDATE)
-    chosen = taught.pseudo_labelled.chosen_on
-    if taught.kept_step is not None or interpolation is not None or job.calibrate:
-        chosen |= frozenset(example.id for example in choosing)
-    return Learned(
-        taught.trained_weights,
-        taught.steps,
-        taught.kept_step,
-        interpolation,
-        chosen,
-        taught.pseudo_labelled,
-        taught.pretraining_steps,
-    )
+    if learned.kept_step is None and learned.interpolation is None and not job.calibrate:
+        return learned
+    return learned._replace(chosen=learned.chosen | {example.id for example in choosing})
 
 
 def teach(directory: Path, job: Job, snapshot: Snapshot, compute: Compute, tell: Tell) -> Taught:
@@ -96,7 +90,8 @@ def teach(directory: Path, job: Job, snapshot: Snapshot, compute: Compute, tell:
     # What it learns, and how.
     pretraining_steps = pretrain(model, snapshot, job, compute, tell)
     pseudo_labelled = from_parent(job, snapshot, compute)
-    lesson = _lesson(job, model, _to_learn(job, snapshot, pseudo_labelled), compute)
+    part = focused(snapshot, job, compute)
+    lesson = _lesson(job, model, _to_learn(job, part, pseudo_labelled), compute)
     methods = [*tune(model, job), *plugins(lesson)]
     trained_weights = sum(weight.numel() for weight in model.classifier.parameters() if weight.requires_grad)
     # Of a few first rows none may be left to hold out: they are learned from and judged on.
@@ -104,10 +99,18 @@ def teach(directory: Path, job: Job, snapshot: Snapshot, compute: Compute, tell:
     choosing = [example for example in snapshot.gate if chooses(example.id) and example.id not in new]
     stopping = _early_stopping(model, choosing, lesson)
     steps = _train(directory, model, lesson, [*stopping, *methods], tell)
-    kept_step = stopping[0].best_step if stopping else None
-    return Taught(
-        model, before, methods, choosing, trained_weights, steps, kept_step, pseudo_labelled, pretraining_steps
+    learned = Learned(
+        examples=len(part.new),
+        replayed=len(part.replay) if replays(job.method) else 0,
+        passed_over=len(snapshot.new) + len(snapshot.replay) - len(part.new) - len(part.replay),
+        trained_weights=trained_weights,
+        steps=steps,
+        kept_step=stopping[0].best_step if stopping else None,
+        pseudo_labelled=pseudo_labelled,
+        pretraining_steps=pretraining_steps,
+        chosen=pseudo_labelled.chosen_on,
     )
+    return Taught(model, before, methods, choosing, learned)
 
 
 def _early_stopping(model: LoadedModel, choosing: list[Example], lesson: Lesson) -> list[EarlyStopping]:
