@@ -13,7 +13,7 @@ import numpy as np
 from learners.device import Compute
 from learners.job import Example, Job
 from learners.judging import answers
-from learners.methods.names import starts_afresh
+from learners.methods.names import replays, starts_afresh
 from learners.model import load
 from learners.snapshot import Snapshot
 
@@ -22,20 +22,20 @@ FLOOR, CEILING = 0.1, 2.0
 
 
 def focused(snapshot: Snapshot, job: Job, compute: Compute) -> Snapshot:
-    """`snapshot` with the part of its new and replayed examples that `job.focus` asks for, in their order.
+    """`snapshot` with the part that `job.focus` asks for of what its method learns from, in the same order.
 
-    All of them where the job has no parent to say what it knows.
+    All of it where the job has no parent to say what it knows.
     """
     if job.focus == 1 or job.parent is None or starts_afresh(job.method):
         return snapshot
-    both = [*snapshot.new, *snapshot.replay]
+    new = len(snapshot.new)
+    both = [*snapshot.new, *snapshot.replay] if replays(job.method) else snapshot.new
     given = answers(load(job.parent, compute.device), [one.text for one in both], job.labels, compute)
     truth = [job.labels.index(one.label) for one in both]
     losses = -np.log(np.maximum(given[np.arange(len(both)), truth], np.exp(-CEILING)))
     drawn = draw(losses, max(1, round(job.focus * len(both))), job.seed)
-    return snapshot._replace(
-        new=_those(snapshot.new, drawn[: len(snapshot.new)]), replay=_those(snapshot.replay, drawn[len(snapshot.new) :])
-    )
+    rest = _those(snapshot.replay, drawn[new:]) if replays(job.method) else snapshot.replay
+    return snapshot._replace(new=_those(snapshot.new, drawn[:new]), replay=rest)
 
 
 def draw(losses: np.ndarray, count: int, seed: int) -> np.ndarray:

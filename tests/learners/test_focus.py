@@ -44,6 +44,12 @@ def test_all_is_gone_over_without_a_parent_or_when_all_is_asked_for(learned, com
         assert focused(snapshot, learned.model_copy(update=settings), compute) == snapshot
 
 
+def test_what_a_method_does_not_learn_from_is_left_to_measure_on(learned, compute):
+    snapshot = Snapshot(new=examples(20), replay=examples(10, offset=20), gate=[], unlabelled=[])
+    part = focused(snapshot, learned.model_copy(update={"method": "ewc"}), compute)
+    assert (len(part.new), part.replay) == (10, snapshot.replay)
+
+
 def test_the_report_says_what_was_gone_over(learned, tmp_path):
     write_job(tmp_path / "second", learned, new=examples(40), replay=examples(20, offset=40))
     report = run(tmp_path / "second")
