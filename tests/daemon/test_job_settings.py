@@ -1,0 +1,30 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from daemon.config import Config
+from daemon.learning import job_settings
+from learners.job import LEARNING_RATES, Job
+
+
+def job(**learning: object) -> Job:
+    config = Config.model_validate({"learning": learning})
+    return job_settings(config, id="job-1", labels=["down", "up"], parent=Path("/models/v1"), seed=0)
+
+
+@pytest.mark.parametrize("tuning", LEARNING_RATES)
+def test_each_tuning_has_a_rate_of_its_own_unless_one_is_set(tuning: str) -> None:
+    assert job(tuning=tuning).learning_rate == LEARNING_RATES[job(tuning=tuning).tuning]
+    assert job(tuning=tuning, learning_rate=3e-4).learning_rate == 3e-4
+
+
+def test_labels_are_not_smoothed_under_a_loss_that_leaves_some_out() -> None:
+    assert job(method="replay", label_smoothing=0.1).label_smoothing == 0.1
+    assert job(method="er-ace+ewc", label_smoothing=0.1).label_smoothing == 0.0
+
+
+def test_si_under_an_adapter_is_refused_with_what_to_do() -> None:
+    with pytest.raises(ValidationError, match="lora learns others; use ewc or mas"):
+        job(method="replay+si", tuning="lora")
+    assert job(method="replay+si", tuning="prompt").tuning == "prompt"
