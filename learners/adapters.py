@@ -96,8 +96,13 @@ class Adapters(nn.Module):
                 self.bottlenecks.append(bottleneck)
                 layer.register_forward_hook(bottleneck.behind)
 
-    def forward(self, encoder: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """The encoder's states of the text's own tokens, `[batch, tokens, hidden]` float32; ids and mask as theirs."""
+    def forward(
+        self, encoder: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """The encoder's states of the text's own tokens before its first layer and after each, the last ones last.
+
+        Each is `[batch, tokens, hidden]`; ids and mask as the encoder's.
+        """
         inputs: dict[str, Any] = {"input_ids": input_ids}
         virtual = 0
         if self.prompt is not None:
@@ -112,8 +117,10 @@ class Adapters(nn.Module):
                 inputs["past_key_values"].update(keys.expand(batch), values.expand(batch), layer)
         more = virtual + (0 if self.prefix is None else self.prefix.shape[3])
         mask = nn.functional.pad(attention_mask, (more, 0), value=1) if more else attention_mask
-        states: torch.Tensor = encoder(**inputs, attention_mask=mask).last_hidden_state
-        return states[:, virtual:].float()
+        said = encoder(**inputs, attention_mask=mask, output_hidden_states=True)
+        # Some encoders normalise what their last layer says.
+        layers = (*said.hidden_states[:-1], said.last_hidden_state)
+        return tuple(states[:, virtual:] for states in layers)
 
 
 def _refuse_without(encoder: nn.Module, argument: str, what: str) -> None:

@@ -60,14 +60,14 @@ def forward_batches(model: LoadedModel, token_lists: Sequence[Tokens], token_bud
             ids = compute.put(pad([token_lists[at] for at in batch], model.pad_id))
             output = model.classifier(ids, (ids != model.pad_id).long())
             probabilities.append((output.logits / model.description.temperature).softmax(-1))
-            sketches.append(sketch(output.pooled, model.projection))
+            sketches.append(sketch(output.shallow, model.projection))
     # One copy back for all batches: a GPU never waits for the host between two of them.
     back = np.empty(len(token_lists), dtype=np.int64)
     back[np.concatenate(batches)] = np.arange(len(token_lists))
     return Scored(torch.cat(probabilities).cpu().numpy()[back], torch.cat(sketches).cpu().numpy()[back])
 
 
-def sketch(pooled: torch.Tensor, projection: torch.Tensor) -> torch.Tensor:
+def sketch(shallow: torch.Tensor, projection: torch.Tensor) -> torch.Tensor:
     """`[batch, 64]` float32: the unit-length embedding under the random projection, which keeps distances."""
-    with torch.autocast(pooled.device.type, enabled=False):
-        return nn.functional.normalize(pooled, dim=-1) @ projection
+    with torch.autocast(shallow.device.type, enabled=False):
+        return nn.functional.normalize(shallow, dim=-1) @ projection
