@@ -16,7 +16,8 @@ class Change:
 
     `index` is the value, within the batch given to `update`, at which it alarmed; the change itself began earlier.
     `evidence` is on the scale of `Detector.statistic`, at least 1. `before` and `after` are the signal's mean on
-    either side of where the detector believes the change to be.
+    either side of where the detector believes the change to be; of sketches, whose mean says nothing, they are the
+    detector's measure of how far apart the two sides are: what it is without a change, and what it was found to be.
     """
 
     index: int
@@ -39,8 +40,10 @@ class Detector(Protocol):
     def update(self, values: Values) -> list[Change]:
         """Take the next `[n]` values, oldest first; the changes found, in order. It resets itself after each.
 
+        The values of the signal `sketch` are `[n, dimensions]`, with the same dimensions until the next reset.
+
         Raises:
-            ValueError: a value is not finite; none of the batch was taken.
+            ValueError: a value is not finite, or not one that the detector can judge; none of the batch was taken.
         """
 
     def reset(self) -> None:
@@ -53,15 +56,20 @@ class Detector(Protocol):
         """Be as the detector that gave `state` was."""
 
 
-def finite(values: npt.ArrayLike, what: str) -> Values:
-    """`values` as `[n]` float64. Raises ValueError, naming `what` and the place, when one is NaN or infinite."""
+def finite(values: npt.ArrayLike, what: str, *, axes: int = 1) -> Values:
+    """`values` as float64: `[n]`, or `[n, dimensions]` with 2 `axes`.
+
+    Raises ValueError, naming `what` and the place, when one is NaN or infinite.
+    """
     checked = np.asarray(values, dtype=np.float64)
-    if checked.ndim != 1:
-        raise ValueError(f"{what}: values must be a flat array, not of shape {list(checked.shape)}")
-    bad = np.flatnonzero(~np.isfinite(checked))
-    if bad.size:
+    if checked.ndim != axes:
+        expected = "a flat array" if axes == 1 else "of shape [n, dimensions]"
+        raise ValueError(f"{what}: values must be {expected}, not of shape {list(checked.shape)}")
+    bad = np.argwhere(~np.isfinite(checked))
+    if len(bad):
+        first = tuple(bad[0])
         raise ValueError(
-            f"{what}: value {bad[0]} of {checked.size} is {checked[bad[0]]}; "
+            f"{what}: value {first[0]} of {len(checked)} is {checked[first]}; "
             "leave out what has no value, a detector cannot judge it"
         )
     return checked

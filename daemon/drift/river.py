@@ -5,16 +5,16 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from river import drift
 from scipy import stats
 
-from daemon.config import DetectorConfig
-from daemon.drift.detector import Change, Detector, Values, finite
+from daemon.drift.detector import Change, Values, finite
+from daemon.drift.options import Options
 
 #: River's objects cannot be saved without pickle, so a detector's state is the values it has seen since it was reset,
 #: and restoring feeds them again. This bounds the state (40 kB) and the restart (0.1 s at most).
@@ -24,14 +24,7 @@ MAX_VALUES = 5_000
 MIN_SIDE = 5
 
 
-class _Options(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-Options = TypeVar("Options", bound=_Options)
-
-
-class AdwinOptions(_Options):
+class AdwinOptions(Options):
     delta: float = Field(0.002, gt=0, lt=1)
     clock: int = Field(32, ge=1)
     max_buckets: int = Field(5, ge=2)
@@ -39,7 +32,7 @@ class AdwinOptions(_Options):
     grace_period: int = Field(10, ge=0)
 
 
-class KswinOptions(_Options):
+class KswinOptions(Options):
     alpha: float = Field(0.005, gt=0, lt=1)
     window_size: int = Field(100, ge=4)
     stat_size: int = Field(30, ge=2)
@@ -51,14 +44,14 @@ class KswinOptions(_Options):
         return self
 
 
-class PageHinkleyOptions(_Options):
+class PageHinkleyOptions(Options):
     min_instances: int = Field(30, ge=1)
     delta: float = Field(0.005, ge=0)
     threshold: float = Field(50.0, gt=0)
     alpha: float = Field(1 - 0.0001, gt=0, le=1)
 
 
-class _RiverDetector(ABC):
+class RiverDetector(ABC):
     """A River detector that is a function of `_fed`: the values since the last reset, at most `MAX_VALUES`.
 
     When they are full, the detector is made anew from their newer half. What River alarms at while it is fed values
@@ -75,7 +68,7 @@ class _RiverDetector(ABC):
 
     def update(self, values: Values) -> list[Change]:
         changes: list[Change] = []
-        for index, value in enumerate(finite(values, self._name).tolist()):
+        for index, value in enumerate(self._checked(values).tolist()):
             if len(self._fed) == MAX_VALUES:
                 self._feed_again(self._fed[MAX_VALUES // 2 :])
             self._fed.append(value)
@@ -99,6 +92,10 @@ class _RiverDetector(ABC):
             raise ValueError(f"{self._name}: {values.size} saved values; a detector keeps {MAX_VALUES} at most")
         self._feed_again(values.tolist())
 
+    def _checked(self, values: npt.ArrayLike) -> Values:
+        """`values` as `[n]`. Raises ValueError: the detector cannot judge one of them."""
+        return finite(values, self._name)
+
     def _feed_again(self, values: list[float]) -> None:
         self._fed = values
         self._river = self._make()
@@ -118,7 +115,7 @@ class _RiverDetector(ABC):
         """The signal before and after the change just found."""
 
 
-class Adwin(_RiverDetector):
+class Adwin(RiverDetector):
     """Adaptive windowing: alarms when some cut of its window leaves two means too far apart (two-sided).
 
     Bifet & Gavaldà 2007, "Learning from Time-Changing Data with Adaptive Windowing". The bound is for values within
@@ -152,10 +149,10 @@ class Adwin(_RiverDetector):
         return float(np.max(gap / bound))
 
     def _means(self) -> tuple[float, float]:
-        return _two_means(np.array(self._fed))
+        return two_means(np.array(self._fed))
 
 
-class PageHinkley(_RiverDetector):
+class PageHinkley(RiverDetector):
     """Page's cumulative sum of deviations from the running mean, for rises alone.
 
     Page 1954, "Continuous Inspection Schemes", Biometrika 41.
@@ -175,10 +172,10 @@ class PageHinkley(_RiverDetector):
         return float(self._river._sum_increase - self._river._min_increase) / self._options.threshold
 
     def _means(self) -> tuple[float, float]:
-        return _two_means(np.array(self._fed), only_rises=True)
+        return two_means(np.array(self._fed), only_rises=True)
 
 
-class Kswin(_RiverDetector):
+class Kswin(RiverDetector):
     """Compares the newest values with a sample of older ones by a Kolmogorov-Smirnov test (two-sided).
 
     Raab, Heusinger & Schleif 2020, "Reactive Soft Prototype Computing for Concept Drift Streams", Neurocomputing.
@@ -202,7 +199,7 @@ class Kswin(_RiverDetector):
         return max(0.0, math.log(p_value) / math.log(self._options.alpha))
 
     def _means(self) -> tuple[float, float]:
-        return _two_means(np.array(self._fed[-self._options.window_size :]))
+        return two_means(np.array(self._fed[-self._options.window_size :]))
 
 
 class _TabledKSWIN(drift.KSWIN):
@@ -240,7 +237,7 @@ def _p_value(distance: int, size: int) -> float:
         return float(stats.ks_2samp(sample, sample + distance).pvalue)
 
 
-def _two_means(values: Values, *, only_rises: bool = False) -> tuple[float, float]:
+def two_means(values: Values, *, only_rises: bool = False) -> tuple[float, float]:
     """The means on either side of the likeliest change: the cut with the largest cumulative-sum statistic."""
     total = values.size
     side = min(MIN_SIDE, total // 2)
@@ -252,30 +249,3 @@ def _two_means(values: Values, *, only_rises: bool = False) -> tuple[float, floa
     gain = (after - before) * np.sqrt(old * (total - old) / total)
     best = np.argmax(gain if only_rises else np.abs(gain))
     return float(before[best]), float(after[best])
-
-
-def build(config: DetectorConfig, seed: int) -> Detector:
-    """The detector that `config` asks for.
-
-    Raises:
-        ValueError: an option is unknown or out of range; the message names it and the options there are.
-    """
-    name = f"{config.kind} on {config.signal}"
-    match config.kind:
-        case "adwin":
-            return Adwin(name, _options(AdwinOptions, config, name))
-        case "kswin":
-            return Kswin(name, _options(KswinOptions, config, name), seed)
-        case "page_hinkley":
-            return PageHinkley(name, _options(PageHinkleyOptions, config, name))
-
-
-def _options(kind: type[Options], config: DetectorConfig, name: str) -> Options:
-    try:
-        return kind.model_validate(config.options)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(["options", *map(str, first["loc"])])
-        wrong = "there is no such option" if first["type"] == "extra_forbidden" else first["msg"]
-        allowed = ", ".join(f"{option} (default {field.default:g})" for option, field in kind.model_fields.items())
-        raise ValueError(f"{name}: {where}: {wrong}; its options are {allowed}") from error
