@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from daemon.config import Config, PretrainingConfig, PseudoLabelsConfig
 from learners.job import (
@@ -31,10 +31,21 @@ from learners.job import (
     Report,
     write_rows,
 )
-from learners.methods.names import parts, starts_afresh
+from learners.methods.names import PRIORS, parts, starts_afresh
 from learners.snapshot import AUDIT, UNLABELLED
 
 Settings = TypeVar("Settings", PseudoLabels, Pretraining)
+
+#: The section `learning` of a run that follows the label mix.
+UNLEARNED = {
+    "method": PRIORS,
+    "tuning": "full",
+    "interpolate": False,
+    "calibrate": False,
+    "pseudo_labels": PseudoLabelsConfig(),
+    "pretraining": PretrainingConfig(),
+    "processes": 1,
+}
 
 #: Bytes of metrics.jsonl and of the learner's output that are read from the end: a few lines.
 TAIL = 4_096
@@ -80,15 +91,29 @@ def replace_recent(directory: Path, recent: Sequence[Recent]) -> None:
     aside.replace(directory / "recent.jsonl")
 
 
-def job_settings(config: Config, *, id: str, labels: list[str], parent: Path | None, seed: int) -> Job:
-    """The job that the config asks for: an update of `parent`, or a first model when there is none."""
-    learning = config.learning
+def job_settings(
+    config: Config,
+    *,
+    id: str,
+    labels: list[str],
+    parent: Path | None,
+    seed: int,
+    method: Literal["priors"] | None = None,
+    since: float = 0.0,
+) -> Job:
+    """The job that the config asks for: an update of `parent`, or a first model when there is none.
+
+    With the method `priors` it follows the label mix, which moved at `since`, and learns nothing: whatever the config
+    says of learning, all weights but the head's bias stay the parent's, and nothing is chosen on held-out examples.
+    """
+    learning = config.learning.model_copy(update=UNLEARNED) if method else config.learning
     update = parent is not None and not starts_afresh(learning.method)
     return Job(
         id=id,
-        method=learning.method if parent else "finetune",
+        method=learning.method if parent or method else "finetune",
         labels=labels,
         parent=parent.resolve() if parent else None,
+        since=since,
         encoder=config.model.encoder,
         epochs=learning.epochs if update else learning.fit_epochs,
         learning_rate=learning.learning_rate or LEARNING_RATES[learning.tuning],

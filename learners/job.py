@@ -10,7 +10,7 @@ The daemon writes, then starts `python -m learners JOB_DIR`:
     recent.jsonl      `Recent` rows: the stream's latest texts, to be scored again by the candidate. The daemon replaces
                       it as the stream goes on; the learner reads it last
     unlabelled.jsonl  `Recent` rows without a label, none of them held out: to be read, or learned under the parent's
-                      word. Not there in a job that does neither
+                      word; to `priors`, what the label mix is by now. Not there in a job that does none of these
 
 The learner leaves:
 
@@ -32,10 +32,13 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from learners.methods.names import canonical, parts, starts_afresh
+from learners.methods.names import PRIORS, canonical, of_a_run, parts, starts_afresh
 
 #: A way to learn: parts joined by `+`, see `learners.methods.names`.
 Method = Annotated[str, AfterValidator(canonical)]
+
+#: What a run does: learn by a method, or `priors`, which moves the parent's bias, see `learners.priors`.
+RunMethod = Annotated[str, AfterValidator(of_a_run)]
 
 #: Which weights are learned, see `learners.tuning`.
 Tuning = Literal["full", "lora", "adalora", "ia3", "prefix", "prompt", "adapter"]
@@ -158,13 +161,15 @@ class Job(_Strict):
 
     A batch is learned in `accumulate` parts. `max_steps` of 0 is no limit; after `patience` passes without anything
     better on held-out examples training stops, 0 is never; `checkpoint_every` is in seconds. `focus` is the share of
-    the new and replayed examples that is gone over, see `learners.focus`.
+    the new and replayed examples that is gone over, see `learners.focus`. `since` is when the label mix moved, in
+    seconds since the epoch, for `priors`.
     """
 
     id: str
-    method: Method
+    method: RunMethod
     labels: list[str] = Field(min_length=2)
     parent: Path | None = None
+    since: float = 0.0
     encoder: str
     epochs: float = Field(gt=0)
     learning_rate: float = Field(gt=0)
@@ -204,6 +209,12 @@ class Job(_Strict):
     def _plain_weights_are_followed(self) -> "Job":
         if "si" in parts(self.method) and self.tuning in MERGED:
             raise ValueError(f"si follows plain weights as they learn, and {self.tuning} learns others; use ewc or mas")
+        return self
+
+    @model_validator(mode="after")
+    def _there_are_priors_to_move(self) -> "Job":
+        if self.method == PRIORS and self.parent is None:
+            raise ValueError("priors moves the bias of a parent, and a first model has none; learn it by a method")
         return self
 
     @model_validator(mode="after")
@@ -280,11 +291,12 @@ class Report(_Strict):
     stopping chose one.
     `pseudo_labelled` texts were learned under the parent's word, at `pseudo_label_threshold` of its confidence or more;
     None if no confidence was good enough. `passed_over` were in the job and not gone over. `pretraining_steps` came
-    before `steps`. `trained_weights` are how many numbers training could change; `tuning` says which.
+    before `steps`. `trained_weights` are how many numbers training could change; `tuning` says which. `old_priors` and
+    `new_priors`, by label, are those that a run of `priors` has told.
     """
 
     job: str
-    method: Method
+    method: RunMethod
     examples: int
     replayed: int
     steps: int
@@ -300,6 +312,8 @@ class Report(_Strict):
     passed_over: int = 0
     tuning: Tuning = "full"
     trained_weights: int = 0
+    old_priors: dict[str, float] | None = None
+    new_priors: dict[str, float] | None = None
     data_sha256: str
     seed: int
 

@@ -13,6 +13,7 @@ from learners.evaluation import Probabilities, accuracy, calibration_error, log_
 from learners.invariance import swapped_answers
 from learners.job import Example, Job, Quality, Recent, Report, Rescored, write_rows
 from learners.judging import TOKEN_BUDGET, answers, in_order, judge, side_by_side
+from learners.methods.names import PRIORS
 from learners.model import LoadedModel, load
 from learners.process import gpu
 from learners.progress import METRICS, quiet
@@ -54,7 +55,9 @@ def assist(directory: Path) -> None:
     """Take part in training the job in `directory`, as a process beside the one that does it: see `learners.team`."""
     if not (directory / REPORT).exists():
         with flushed_denormals():
-            teach(directory, *_begin(directory), quiet)
+            job, snapshot, compute = _begin(directory)
+            if job.method != PRIORS:
+                teach(directory, job, snapshot, compute, quiet)
 
 
 def _begin(directory: Path) -> tuple[Job, Snapshot, Compute]:
@@ -98,6 +101,8 @@ def _do(directory: Path) -> Report:
         pseudo_labelled=len(learned.pseudo_labelled.examples),
         pseudo_label_threshold=learned.pseudo_labelled.threshold,
         pretraining_steps=learned.pretraining_steps,
+        old_priors=learned.old_priors,
+        new_priors=learned.new_priors,
         data_sha256=data_sha256(directory),
         seed=job.seed,
     )

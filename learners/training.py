@@ -1,5 +1,6 @@
 """From a snapshot to a candidate: a model is started, taught, and saved as it will be used."""
 
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,10 +17,11 @@ from learners.device import Compute, seed_everything
 from learners.focus import focused
 from learners.interpolation import Weights, interpolate, weights_of
 from learners.job import Example, Job
-from learners.methods.names import replays, starts_afresh
+from learners.methods.names import HOLDING, PRIORS, replays, starts_afresh
 from learners.methods.registry import Lesson, carried, plugins
 from learners.model import LoadedModel, create, load
 from learners.pretraining import pretrain
+from learners.priors import moved
 from learners.progress import ProgressPlugin, Tell, journal
 from learners.pseudo_labels import Chosen, from_parent
 from learners.selection import chooses
@@ -49,6 +51,8 @@ class Learned(NamedTuple):
     pretraining_steps: int
     chosen: frozenset[str]
     interpolation: float | None = None
+    old_priors: dict[str, float] | None = None
+    new_priors: dict[str, float] | None = None
 
 
 class Taught(NamedTuple):
@@ -67,6 +71,8 @@ class Taught(NamedTuple):
 
 def learn(directory: Path, job: Job, snapshot: Snapshot, compute: Compute) -> Learned:
     """Train the candidate and save it."""
+    if job.method == PRIORS:
+        return _follow_mix(directory, job, snapshot, compute)
     with journal(directory, job) as tell:
         model, before, methods, choosing, learned = teach(directory, job, snapshot, compute, tell)
     if before and choosing:
@@ -79,6 +85,30 @@ def learn(directory: Path, job: Job, snapshot: Snapshot, compute: Compute) -> Le
     if learned.kept_step is None and learned.interpolation is None and not job.calibrate:
         return learned
     return learned._replace(chosen=learned.chosen | {example.id for example in choosing})
+
+
+def _follow_mix(directory: Path, job: Job, snapshot: Snapshot, compute: Compute) -> Learned:
+    """Save the parent as the candidate, with nothing but its bias moved."""
+    told = moved(job, snapshot, compute)
+    told.model.save(directory / CANDIDATE)
+    # What weights were worth to the past is as true as before: they are the same.
+    for name in sorted(HOLDING):
+        worth = f"{name}.safetensors"
+        if job.parent and (job.parent / worth).exists():
+            shutil.copyfile(job.parent / worth, directory / CANDIDATE / worth)
+    return Learned(
+        examples=told.labels,
+        replayed=0,
+        passed_over=len(snapshot.new) + len(snapshot.replay) - told.labels,
+        trained_weights=len(told.new),
+        steps=0,
+        kept_step=None,
+        pseudo_labelled=Chosen([], None, frozenset()),
+        pretraining_steps=0,
+        chosen=frozenset(),
+        old_priors=told.old,
+        new_priors=told.new,
+    )
 
 
 def teach(directory: Path, job: Job, snapshot: Snapshot, compute: Compute, tell: Tell) -> Taught:

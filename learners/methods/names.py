@@ -1,9 +1,14 @@
 """What a method may be called: parts joined by `+`, as in `replay+ewc`. Imports nothing, so that the daemon can too."""
 
 import difflib
+from typing import Final
 
 #: Every part, in the order that a method's name has them.
 PARTS = ("finetune", "joint", "replay", "er-ace", "der", "lwf", "ewc", "si", "mas", "agem")
+
+#: What a run may do besides: no way to learn, for it moves nothing but the head's bias, see `learners.priors`. The
+#: daemon does it by itself when the label mix has moved.
+PRIORS: Final = "priors"
 
 #: Parts that learn from the replayed rows too.
 REPLAYING = frozenset({"joint", "replay", "er-ace", "der"})
@@ -25,6 +30,11 @@ def canonical(method: str) -> str:
         ValueError: a part is unknown or named twice, or two of them do not go together; says which and why.
     """
     parts = [part.strip() for part in method.split("+")]
+    if PRIORS in parts:
+        raise ValueError(
+            "priors only follows the label mix, and would never learn anything new; the daemon does it by itself when "
+            "the mix moves, so say how it is to learn: replay+ewc is the default"
+        )
     for part in parts:
         if part not in PARTS:
             raise ValueError(f"{part!r} is no way to learn; {_nearest(part)}")
@@ -33,6 +43,15 @@ def canonical(method: str) -> str:
     if len(parts) > 1:
         _refuse_conflicts(frozenset(parts))
     return "+".join(sorted(parts, key=PARTS.index))
+
+
+def of_a_run(method: str) -> str:
+    """What a run does: `canonical`, or `priors`.
+
+    Raises:
+        ValueError: neither; says why.
+    """
+    return method if method == PRIORS else canonical(method)
 
 
 def replays(method: str) -> bool:

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from pydantic import ValidationError
@@ -8,9 +9,12 @@ from daemon.learning import job_settings
 from learners.job import LEARNING_RATES, Job
 
 
-def job(**learning: object) -> Job:
+def job(*, method_of_run: Literal["priors"] | None = None, **learning: object) -> Job:
     config = Config.model_validate({"learning": learning})
-    return job_settings(config, id="job-1", labels=["down", "up"], parent=Path("/models/v1"), seed=0)
+    parent = Path("/models/v1")
+    return job_settings(
+        config, id="job-1", labels=["down", "up"], parent=parent, seed=0, method=method_of_run, since=12.5
+    )
 
 
 @pytest.mark.parametrize("tuning", LEARNING_RATES)
@@ -28,3 +32,19 @@ def test_si_under_an_adapter_is_refused_with_what_to_do() -> None:
     with pytest.raises(ValidationError, match="lora learns others; use ewc or mas"):
         job(method="replay+si", tuning="lora")
     assert job(method="replay+si", tuning="prompt").tuning == "prompt"
+
+
+def test_a_run_that_follows_the_label_mix_learns_nothing_whatever_learning_is_set_to() -> None:
+    followed = job(
+        method_of_run="priors",
+        method="si+replay",
+        tuning="prompt",
+        interpolate=True,
+        pseudo_labels={"enabled": True},
+        pretraining={"enabled": True},
+        processes=2,
+    )
+
+    assert (followed.method, followed.since, followed.parent) == ("priors", 12.5, Path("/models/v1"))
+    assert (followed.tuning, followed.interpolate, followed.calibrate, followed.processes) == ("full", False, False, 1)
+    assert (followed.pseudo_labels, followed.pretraining) == (None, None)

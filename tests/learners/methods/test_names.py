@@ -50,6 +50,11 @@ def test_a_method_says_whether_it_replays():
         ("replay+joint", "joint stands alone: it starts afresh and learns from everything"),
         ("si+ewc", "ewc and si hold the same weights for the same reason; choose one"),
         ("der+replay", "der replays already; leave out replay"),
+        (
+            "priors",
+            "priors only follows the label mix, and would never learn anything new; the daemon does it by itself",
+        ),
+        ("replay+priors", "priors only follows the label mix"),
         ("agem+replay", "agem only keeps steps from harming the replayed examples, and replay learns from them"),
     ],
 )
