@@ -17,16 +17,16 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from daemon.axes import LEFT, RIGHT, WIDTH, Scale, TimeAxis, apart, between, envelope, evenly, polyline, rolling_share
+from daemon.axes import LEFT, RIGHT, WIDTH, Scale, TimeAxis, apart, between, evenly, polyline, rolling_share
 from daemon.records import Alert, utc
+from daemon.report_drift import SHOWN, Statistic, cards, marks, strips
 
 Report = Mapping[str, Any]
-Statistic = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
 
 #: More stretches of one source than this are a mixture, not a sequence, and shading them would be noise.
 MAX_STRETCHES = 30
 
-#: Keys with a row of their own, and alerts listed with a text; report.json has them all.
+#: Keys with a row of their own, and alerts and drift alarms listed; report.json has them all.
 MAX_KEYS, MAX_LISTED = 20, 100
 
 #: Width of a small letter or digit in the plots' type, in pixels: 11-pixel sans-serifs average a little less.
@@ -116,7 +116,10 @@ def layout(report: Report, series: Series) -> dict[str, Any]:
         "bands": bands(series, axis),
         "accuracy": accuracy_plot(series, axis),
         "alarms": alarms,
-        "drift": [drift_strip(name, series, alarms, axis) for name in detectors(series, alarms)],
+        "drift": strips(series.statistics, alarms, axis),
+        "marks": marks(alarms, axis),
+        "cards": cards(alarms[:MAX_LISTED]),
+        "shown": SHOWN,
         "models": models,
         "promotions": sum(bool(model.get("promoted")) for model in models),
         "reigns": reign_bars(reigns(report), axis),
@@ -193,29 +196,6 @@ def accuracy_plot(series: Series, axis: TimeAxis) -> dict[str, Any] | None:
         "lost": between(x, np.maximum(upper, lower), lower),
         "live_end": {"y": live_name, "value": float(live[-1])},
         "static_end": {"y": static_name, "value": float(static[-1])},
-    }
-
-
-def detectors(series: Series, alarms: Iterable[Report]) -> list[str]:
-    return list(dict.fromkeys([*series.statistics, *(str(alarm.get("detector")) for alarm in alarms)]))
-
-
-def drift_strip(name: str, series: Series, alarms: Iterable[Report], axis: TimeAxis) -> dict[str, Any]:
-    """What one detector measured, on a scale of its own from 8 to 68 pixels, and its alarms."""
-    index, value = series.statistics.get(name, (np.empty(0, np.int64), np.empty(0)))
-    index, value = index[np.isfinite(value)], value[np.isfinite(value)]
-    shown = envelope(value)
-    scale = Scale(value, 8, 68, logarithmic=True)
-    return {
-        "name": name,
-        "logarithmic": scale.logarithmic,
-        "ticks": scale.ticks() if len(value) else [],
-        "line": polyline(axis.x(index[shown]), scale.y(value[shown])),
-        "alarms": [
-            {"x": float(axis.x(alarm.get("text_index") or 0)), "fell": alarm.get("direction") == "fell", "alarm": alarm}
-            for alarm in alarms
-            if str(alarm.get("detector")) == name
-        ],
     }
 
 

@@ -2,6 +2,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from daemon.axes import LEFT, POINTS, RIGHT, Scale, TimeAxis, apart, envelope, e
 from daemon.config import Config
 from daemon.records import utc
 from daemon.report import Series, duration, fitting, layout, reign_bars, reigns, write_page
+from daemon.report_drift import MARK, MARK_ROWS, OPEN, SHOWN
 
 START = utc(1_767_571_200).timestamp()
 HOSTILE = "<script>alert(1)</script>\"'><img src=https://example.org/x onerror=alert(1)></svg>&{{ 7 * 7 }}"
@@ -83,6 +85,35 @@ def an_alert(**changes: Any) -> dict[str, Any]:
         "model": "v1",
     }
     return fired | changes
+
+
+def an_alarm(**changes: Any) -> dict[str, Any]:
+    told = {
+        "at": iso(210),
+        "text_index": 210,
+        "detector": "conformal",
+        "evidence": 10240.3,
+        "direction": "rose",
+        "kind": "input",
+        "slice": "source abroad",
+        "began_at": iso(180),
+        "began_index": 180,
+        "signals": {"novelty": 0.75, "wording": 0.249, "length": 0.001},
+        "because": "input drift: all rose in source abroad (conformal)",
+        "explanation": {
+            "share": 0.31,
+            "words": [
+                {"text": "gold futures", "before": 0.02, "after": 0.31},
+                {"text": "mcx", "before": 0.0, "after": 0.1},
+            ],
+            "clusters": [
+                {"size": 0.7, "novelty": 0.98, "words": ["mcx"], "examples": ["gold slips on mcx", "silver shines"]},
+                {"size": 0.3, "novelty": 0.91, "examples": ["crude oil steady"]},
+            ],
+        },
+        "action": "the reference window is made anew",
+    }
+    return told | changes
 
 
 FIGURES = {"base": 0.4, "best": 0.6, "final": 0.55, "forgot": 0.05, "backward": -0.02, "forward": 0.1}
@@ -182,14 +213,31 @@ def test_what_strangers_wrote_is_text_and_never_markup(tmp_path: Path) -> None:
             for promoted in (True, False)
         ],
         drift={
-            "alarms": [{"at": iso(9), "text_index": 9, "detector": HOSTILE, "evidence": HOSTILE, "because": HOSTILE}]
+            "alarms": [
+                an_alarm(
+                    text_index=9,
+                    detector=HOSTILE,
+                    kind=kind,
+                    evidence=HOSTILE,
+                    because=HOSTILE,
+                    action=HOSTILE,
+                    slice=HOSTILE,
+                    signals={HOSTILE: 1.0},
+                    explanation={
+                        "share": 0.5,
+                        "words": [{"text": HOSTILE, "before": 0.1, "after": 0.9}],
+                        "clusters": [{"size": 1.0, "words": [HOSTILE], "examples": [HOSTILE, HOSTILE]}],
+                    },
+                )
+                for kind in ("concept", HOSTILE)
+            ]
         },
         holdout={which: {HOSTILE: {"accuracy": 0.5, "macro_f1": 0.5}} for which in ("base", "final")},
         settings={HOSTILE: HOSTILE},
     )
     series = replace(a_series(sources=(HOSTILE, "home")), statistics={HOSTILE: (np.arange(3), np.arange(3.0))})
     _, elements = written(report, series, tmp_path)
-    _, harmless = written(a_report(), a_series(), tmp_path)
+    _, harmless = written(a_report(drift={"alarms": [an_alarm()]}), a_series(), tmp_path)
     assert elements.tags <= harmless.tags
     assert not [name for name, _ in elements.attributes if name.startswith("on")]
     assert any(HOSTILE in text for text in elements.text)
@@ -304,6 +352,92 @@ def test_a_statistic_that_is_not_a_number_leaves_a_gap_only() -> None:
     series = replace(a_series(), statistics={"adwin on error": (np.arange(4), values)})
     (strip,) = layout(a_report(), series)["drift"]
     assert len(strip["line"].split()) == 2
+
+
+def test_an_alarm_tells_what_moved_where_in_which_words_and_what_was_done(tmp_path: Path) -> None:
+    report = a_report(drift={"alarms": [an_alarm()]})
+    _, elements = written(report, a_series(), tmp_path)
+    page = " ".join(elements.text)
+    for said in (
+        "input drift", "in source abroad", "input drift: all rose in source abroad (conformal)", "novelty", "75%",
+        "gold futures", "2% → 31%", "at least 31% of all", "70%: mcx", "silver shines", "crude oil steady",
+        "the reference window is made anew", "at text 210 by conformal, evidence 10,240.",
+    ):  # fmt: skip
+        assert said in page
+    assert "Began 2026-01-05 03:00 at text 180, found 2026-01-05 03:30" in page
+    # A signal that has nearly nothing of the evidence is not worth a bar.
+    (card,) = layout(report, a_series())["cards"]
+    assert [bar["name"] for bar in card["signals"]] == ["novelty", "wording"]
+
+
+def test_of_many_alarms_few_are_open_and_most_are_behind_a_click(tmp_path: Path) -> None:
+    alarms = [an_alarm(text_index=10 * at, at=iso(10 * at)) for at in range(30)]
+    html, elements = written(a_report(drift={"alarms": alarms}), a_series(), tmp_path)
+    assert html.count('<details class="card" open>') == OPEN
+    assert html.count('<details class="card"') == 30
+    assert f"{30 - SHOWN} more alarms" in elements.text
+    assert "more alarms" not in written(a_report(drift={"alarms": alarms[:SHOWN]}), a_series(), tmp_path)[0]
+
+
+@pytest.mark.parametrize("missing", ["", *an_alarm()])
+def test_whatever_an_alarm_lacks_is_left_out(missing: str, tmp_path: Path) -> None:
+    whole = an_alarm()
+    alarms = [
+        {name: value for name, value in whole.items() if name != missing},
+        whole | {missing: None},
+        # As a report of before had them.
+        {"at": iso(20), "text_index": 20, "detector": "adwin on error", "evidence": 1.2},
+    ]
+    _, elements = written(a_report(drift={"alarms": alarms}), a_series(), tmp_path)
+    page = " ".join(elements.text)
+    assert "None" not in page
+    assert "adwin on error" in page
+
+
+def test_a_concept_is_told_by_the_texts_that_were_wrong(tmp_path: Path) -> None:
+    _, elements = written(a_report(drift={"alarms": [an_alarm(kind="concept")]}), a_series(), tmp_path)
+    page = " ".join(elements.text)
+    assert "Texts that it got wrong" in page
+    assert "The new texts" not in page
+
+
+@pytest.mark.parametrize("explanation", [{}, {"share": None, "words": None, "clusters": None}, {"clusters": [{}]}])
+def test_an_explanation_may_say_nothing(explanation: dict[str, Any], tmp_path: Path) -> None:
+    _, elements = written(a_report(drift={"alarms": [an_alarm(explanation=explanation)]}), a_series(), tmp_path)
+    assert "Typical words" not in " ".join(elements.text)
+
+
+def test_alarms_are_marked_under_the_accuracy_by_kind_and_explained() -> None:
+    kinds = ["input", "concept", None, "input"]
+    alarms = [an_alarm(kind=kind, text_index=at) for kind, at in zip(kinds, (100, 101, 300, 301), strict=True)]
+    drawn = layout(a_report(drift={"alarms": alarms}), a_series())["marks"]
+    assert [mark["letter"] for mark in drawn["marks"]] == ["I", "C", "D", "I"]
+    assert [kind["letter"] for kind in drawn["legend"]] == ["I", "C", "D"]
+    # Those that would touch are in rows of their own.
+    assert [mark["row"] for mark in drawn["marks"]] == [0, 1, 0, 1]
+
+
+@given(st.lists(st.integers(0, 400), max_size=60))
+def test_marks_do_not_touch_while_there_are_rows(places: list[int]) -> None:
+    drawn = layout(a_report(drift={"alarms": [an_alarm(text_index=at) for at in places]}), a_series())["marks"]
+    assert drawn["rows"] <= MARK_ROWS
+    for row in range(MARK_ROWS - 1):
+        across = [mark["x"] for mark in drawn["marks"] if mark["row"] == row]
+        assert all(later - x >= MARK for x, later in pairwise(across))
+
+
+def test_an_alarm_is_on_the_strip_of_the_detector_that_gave_it() -> None:
+    index = np.arange(3)
+    series = replace(
+        a_series(), statistics={"conformal on all": (index, np.ones(3)), "adwin on error": (index, np.ones(3))}
+    )
+    alarms = [an_alarm(), an_alarm(detector="adwin on error", kind=None), an_alarm(detector="kswin on novelty")]
+    drawn = layout(a_report(drift={"alarms": alarms}), series)["drift"]
+    assert {strip["name"]: len(strip["alarms"]) for strip in drawn} == {
+        "conformal on all": 1,
+        "adwin on error": 1,
+        "kswin on novelty": 1,
+    }
 
 
 def test_a_domain_that_could_not_be_judged_is_left_out() -> None:
