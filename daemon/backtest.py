@@ -150,7 +150,7 @@ class Backtest:
             if not isinstance(label, DeadLetter):
                 self.ledger.add_label(label, self._engine.labels)
         self.ledger.labels += len(part.labels)
-        for (detector, signal), value in self.controller.intake.monitor.statistics().items():
+        for (detector, signal), value in self.controller.intake.watch.monitor.statistics().items():
             self.ledger.add_statistic(f"{detector} on {signal}", value)
 
     def _learn(self, now: float) -> None:

@@ -127,8 +127,10 @@ def _detectors(config: Config) -> Finding:
         DriftMonitor(config.drift, config.seed)
     except ValueError as error:
         return Finding(False, f"drift: {error}")
-    watched = ", ".join(f"{detector.kind} on {detector.signal}" for detector in config.drift.detectors)
-    return Finding(True, f"drift: {watched or 'nothing is watched'}")
+    every = config.drift.false_alarm_every
+    watched = [f"conformal evidence, a false alarm in {every:,} texts at most"] if every else []
+    watched += [f"{detector.kind} on {detector.signal}" for detector in config.drift.detectors]
+    return Finding(True, f"drift: {', '.join(watched) or 'nothing is watched'}")
 
 
 def _training(config: Config) -> Finding:

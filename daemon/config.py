@@ -186,39 +186,44 @@ class MemoryConfig(Section):
     held_out: int = Field(3_000, gt=0, description="Held-out examples kept, balanced like the replay part.")
 
 
-DetectorName = Literal["adwin", "kswin", "page_hinkley"]
-SignalName = Literal["uncertainty", "novelty", "error"]
+DetectorName = Literal["adwin", "kswin", "page_hinkley", "ddm", "eddm", "hddm_a", "hddm_w", "mmd", "classifier"]
+SignalName = Literal["uncertainty", "novelty", "error", "sketch"]
 
 
 class DetectorConfig(Section):
     """One drift detector."""
 
-    kind: DetectorName = Field(description="`adwin`, `kswin` or `page_hinkley` (River's).")
-    signal: SignalName = Field(
-        description="`uncertainty` (1 less the top probability), `novelty` (sketch against the reference window) "
-        "or `error` (of labelled texts)."
+    kind: DetectorName = Field(
+        description="`adwin`, `kswin` or `page_hinkley` (River's; for single values), `ddm`, `eddm`, `hddm_a` or "
+        "`hddm_w` (River's; for `error` alone), `mmd` (kernel two-sample test) or `classifier` (domain classifier; "
+        "both for `sketch` alone)."
     )
-    options: dict[str, float] = Field({}, description="Passed to River as they are.")
+    signal: SignalName = Field(
+        description="`uncertainty` (1 less the top probability), `novelty` (sketch against the reference window), "
+        "`error` (of labelled texts: 1 where the score was wrong, else 0) or `sketch` (the sketch itself)."
+    )
+    options: dict[str, float] = Field(
+        {}, description="What that kind can be told; `relearnd check` names its options when one is wrong."
+    )
 
 
 class DriftConfig(Section):
     """What is watched for drift, and by what."""
 
-    reference: int = Field(500, gt=1, description="Texts of the champion's reference window.")
-    neighbours: int = Field(5, gt=0, description="Novelty: mean distance to this many nearest reference sketches.")
-    # The options were chosen on public news and forum streams: found within about 80 texts of a change of domain,
-    # with one alarm elsewhere in 16,000. KSWIN is quick and needs a sudden change; ADWIN sees slow ones.
-    detectors: list[DetectorConfig] = Field(
-        [
-            DetectorConfig(
-                kind="kswin", signal="novelty", options={"alpha": 1e-7, "window_size": 200, "stat_size": 60}
-            ),
-            DetectorConfig(kind="adwin", signal="novelty", options={"delta": 1e-4, "clock": 8}),
-            DetectorConfig(kind="adwin", signal="uncertainty", options={"delta": 1e-4, "clock": 8}),
-            DetectorConfig(kind="adwin", signal="error", options={"delta": 0.002, "clock": 8}),
-        ],
-        description="Detectors and the signal each one watches.",
+    false_alarm_every: int = Field(
+        10_000,
+        ge=0,
+        description="Texts from one false alarm to the next, on average and at least, while nothing changes; of alarms "
+        "on the whole stream, its sources and its keys together. 0 turns this evidence off.",
     )
+    # Of 500, 1,000 and 1,500, the last found one text in ten of something new soonest: 100 texts against 150 and 200.
+    reference: int = Field(
+        1_500,
+        gt=1,
+        description="Texts of the champion's reference window; with a third of them it begins to watch.",
+    )
+    neighbours: int = Field(5, gt=0, description="Meaning: mean distance to this many nearest reference sketches.")
+    detectors: list[DetectorConfig] = Field([], description="Other detectors beside it, and the signal each watches.")
 
 
 class AccuracyDropConfig(Section):

@@ -17,7 +17,6 @@ from connectors.topic import FencedError, Message, Outgoing, Partition, Position
 from daemon.asking import Asking
 from daemon.champion import CauseOfRollback, Champion, Reign
 from daemon.config import Config
-from daemon.drift.monitor import Alarm
 from daemon.intake import Intake
 from daemon.memory import Memory
 from daemon.metrics import Metrics
@@ -28,9 +27,10 @@ from daemon.registry import Registry, RegistryError
 from daemon.state import Blobs, Commands, Decisions, ReadPositions, transaction
 from daemon.steering import REFUSED
 from daemon.store import open_store
-from daemon.training import Judgement, Training
-from daemon.triggers import Schedule, Situation, decide
+from daemon.training import Job, Judgement, Training
+from daemon.triggers import GRAVITY, Firing, Schedule, Situation, consequence, decide
 from daemon.waiting import Waiting
+from daemon.watch import Drift
 from learners.job import Rescored
 
 log = structlog.get_logger(__name__)
@@ -59,7 +59,7 @@ class Controller:
         self.decisions = Decisions(db)
         self.outbox = Outbox(db)
         self.memory = Memory(db, config.memory)
-        self.waiting = Waiting(db, config.labels)
+        self.waiting = Waiting(db, config.labels, keep=config.memory.rescored)
         store = open_store(config)
         self.reign = Reign(db, config, registry, Publisher(store, registry, metrics) if store else None)
         self.training = Training(db, config, registry, self.memory, self.waiting)
@@ -67,7 +67,8 @@ class Controller:
         self.asking = Asking(db, config.asking, self.waiting)
         #: What has been noticed and not yet acted on; stored with each step.
         self._noticed: dict[str, Any] = self._blobs.get_json(
-            "noticed", {"drift": None, "manual": None, "best_accuracy": None, "schedule_seen": None, "held": None}
+            "noticed",
+            {"drift": None, "mix": None, "manual": None, "best_accuracy": None, "schedule_seen": None, "held": None},
         )
         self._noticed_saved: dict[str, Any] = {}
 
@@ -101,8 +102,8 @@ class Controller:
         with transaction(self._db):
             self._require_ownership()
             news = self.intake.take(messages, self.champion, now)
-            for alarm, moment in news.alarms:
-                self._note_drift(alarm, moment, now)
+            for drift in news.drifts:
+                self._note_drift(drift, now)
             if news.against_champion is not None:
                 self._end_probation(news.against_champion, now)
             for seq, name, arguments in self._commands.waiting():
@@ -157,7 +158,7 @@ class Controller:
     def _rebase(self, champion: Champion, rescored: Sequence[Rescored], now: float) -> None:
         """Everything measured of the champion starts anew with another one."""
         against = self.intake.rebase(champion, rescored, now)
-        self._noticed["best_accuracy"] = None
+        self._noticed["best_accuracy"] = self._noticed["mix"] = None
         drift = self._noticed["drift"]
         # A model that learned while the stream was only beginning to drift has not learned the drift.
         if drift and self._labels_of(drift, up_to=champion.newest_example) >= self._config.triggers.drift_labels:
@@ -169,20 +170,26 @@ class Controller:
         """Examples to learn whose texts came after an alarm."""
         return self.memory.count("learn", since=since, up_to=up_to, from_time=drift["moment"])
 
-    def _note_drift(self, alarm: Alarm, moment: float, now: float) -> None:
-        """Record an alarm; the first one of harm is kept until it has been learned from."""
-        self._metrics.drift_alarms.labels(alarm.detector, alarm.signal).inc()
-        details = {
-            "detector": f"{alarm.detector} on {alarm.signal}",
-            "direction": alarm.direction,
-            "evidence": alarm.evidence,
-            "text_at": moment,
-            "text_index": self.waiting.seen(),
-        }
-        self.decisions.add(now, "drift", str(alarm), details)
-        log.info("drift", because=str(alarm))
-        if alarm.direction == "rose" and self._noticed["drift"] is None:
-            self._noticed["drift"] = {"reason": str(alarm), "moment": moment}
+    def _note_drift(self, drift: Drift, now: float) -> None:
+        """Record an alarm; the gravest kind that came first is kept until it has been learned from."""
+        alarm = drift.alarm
+        self._metrics.drift_alarms.labels(alarm.detector, alarm.kind).inc()
+        action = consequence(alarm.kind, alarm.direction, self._config.triggers)
+        self.decisions.add(now, "drift", str(drift), {**drift.details(), "action": action})
+        log.info("drift", because=str(drift), action=action)
+        if alarm.kind == "label mix":
+            self._noticed["mix"] = {"reason": f"{alarm.kind} drift: {alarm}", "moment": drift.moment}
+            return
+        if alarm.kind == "concept" and not alarm.rose:
+            return
+        noticed = self._noticed["drift"]
+        if noticed is None or GRAVITY[alarm.kind] > GRAVITY[noticed["kind"]] or not noticed["harm"]:
+            self._noticed["drift"] = {
+                "reason": f"{alarm.kind} drift: {alarm}",
+                "kind": alarm.kind,
+                "moment": drift.moment,
+                "harm": alarm.kind == "concept",
+            }
 
     def _end_probation(self, against: str, now: float) -> None:
         """The champion has failed: bring its parent back, if that is still to be had."""
@@ -279,7 +286,7 @@ class Controller:
             return
         if (doubted := self.intake.review.screen(champion, now)) > 0:
             log.info("labels set aside", labels=doubted)
-        job = self.training.start(firing, champion, now)
+        job = self._start(firing, champion, now)
         log.info("learning", trigger=firing.trigger, because=firing.reason, version=job.version, parent=job.parent)
 
     def _forget(self, trigger: str, now: float) -> None:
@@ -289,8 +296,21 @@ class Controller:
         if trigger == "schedule":
             self._noticed["schedule_seen"] = now
 
+    def _start(self, firing: Firing, champion: Champion, now: float) -> Job:
+        if firing.trigger != "mix":
+            return self.training.start(firing, champion, now)
+        moved, self._noticed["mix"] = self._noticed["mix"], None
+        return self.training.follow_mix(firing, champion, now, since=moved["moment"])
+
+    def _calling(self, drift: dict[str, Any]) -> str | None:
+        """Why a drift calls for a run; None while it has done no harm. Once it has, it calls until it is learned."""
+        harm = None if drift["harm"] else self.intake.watch.harm
+        if harm is not None:
+            self._noticed["drift"] = {**drift, "harm": True, "reason": f"{drift['reason']}; {harm}"}
+        return self._noticed["drift"]["reason"] if self._noticed["drift"]["harm"] else None
+
     def _situation(self, champion: Champion, now: float) -> Situation:
-        last, drift = self.training.jobs.last(), self._noticed["drift"]
+        last, drift, mix = self.training.jobs.last(), self._noticed["drift"], self._noticed["mix"]
         tried = max(champion.newest_example, last.newest_example if last else 0)
         window = self.intake.prequential.recent
         full = window.total >= self._config.triggers.accuracy.window
@@ -307,7 +327,7 @@ class Controller:
             new_labels=self.memory.count("learn", since=tried),
             fresh_held_out=self.memory.to_judge_on(champion.newest_example, chosen_on=self._config.learning.chooses),
             needed_held_out=self._config.gate.min_examples,
-            drift=drift["reason"] if drift else None,
+            drift=self._calling(drift) if drift else None,
             labels_since_drift=self._labels_of(drift, since=tried) if drift else 0,
             accuracy=accuracy,
             best_accuracy=self._noticed["best_accuracy"],
@@ -315,4 +335,6 @@ class Controller:
             schedule_due=due is not None and due <= now,
             manual=self._noticed["manual"],
             rejections=self.training.jobs.rejections(),
+            mix=mix["reason"] if mix else None,
+            held_out_since_mix=self.memory.count("gate", from_time=mix["moment"]) if mix else 0,
         )

@@ -18,8 +18,7 @@ from daemon import alerts
 from daemon.alerts import SpikeWatch
 from daemon.champion import Champion, Probation
 from daemon.config import Config
-from daemon.drift.monitor import Alarm, DriftMonitor
-from daemon.memory import Labelled, Memory
+from daemon.memory import Labelled, Memory, share_of
 from daemon.metrics import Metrics
 from daemon.outbox import Outbox
 from daemon.prequential import Prequential
@@ -28,6 +27,7 @@ from daemon.review import Review
 from daemon.scorer import dead_letter
 from daemon.state import Blobs
 from daemon.waiting import Joined, Scored, Waiting
+from daemon.watch import Drift, DriftWatch
 from learners.job import Rescored
 from learners.model import SKETCH_DIMENSIONS
 
@@ -39,9 +39,9 @@ MAX_SLICES = 1_000
 
 @dataclass
 class News:
-    """What a step's messages said that calls for a decision. `alarms` come with the timestamp of their text."""
+    """What a step's messages said that calls for a decision."""
 
-    alarms: list[tuple[Alarm, float]] = field(default_factory=list)
+    drifts: list[Drift] = field(default_factory=list)
     against_champion: str | None = None
 
 
@@ -61,7 +61,7 @@ class Intake:
         self._labels = Decoder(Label, config.records)
         self.alerts = Encoder(Alert, config.topics.alerts, config.records)
         self.probation = Probation(db, config)
-        self.monitor = DriftMonitor(config.drift, config.seed)
+        self.watch = DriftWatch(db, config, waiting)
         self.review = Review(db, config, metrics, memory, waiting)
         self.spikes = SpikeWatch(config.alerts, "")
         self.prequential = Prequential("", window=config.triggers.accuracy.window, max_slices=MAX_SLICES)
@@ -94,9 +94,9 @@ class Intake:
                 label = self._decode_label(message, champion, now)
                 labels.extend([(label, message)] if label else [])
         self._join(self._take_scores(scores, champion, news, now), champion, news, now)
-        for alarm, moment in news.alarms:
-            if alarm.signal != "error" and alarm.direction == "rose":
-                self.review.moved(moment)
+        for drift in news.drifts:
+            if drift.alarm.kind == "input":
+                self.review.moved(drift.moment)
         joined, settled = self._take_labels([label for label, _ in labels], now)
         self._join(joined, champion, news, now, settled)
         return news
@@ -122,8 +122,8 @@ class Intake:
         against = None
         for id in pending:
             against = (self.probation.count(id, late[id]) if id in late else None) or against
-        sketches = np.array([row.sketch for row in rescored], dtype=np.float32)
-        self.monitor.rebase(sketches if len(sketches) else None)
+        seen = {id for id in best if share_of(id, self._config.memory) == "learn"} - set(pending)
+        self.watch.rebase(champion, rescored, {id: text.text for id, text in texts.items()}, frozenset(seen))
         self.spikes.rebase(
             champion.version,
             [
@@ -160,7 +160,7 @@ class Intake:
         if not self._changed:
             return
         self._changed = False
-        self._blobs.put("drift", self.monitor.state())
+        self.watch.save()
         self._blobs.put_json("prequential", self.prequential.state())
         self.review.save()
         for name, value in self.spikes.dirty().items():
@@ -171,14 +171,14 @@ class Intake:
         accuracy = self.prequential.recent.accuracy
         if accuracy is not None:
             self._metrics.live_accuracy.set(accuracy)
-        for names, statistic in self.monitor.statistics().items():
+        estimated = self.watch.estimate.accuracy
+        self._metrics.estimated_accuracy.set(float("nan") if estimated is None else estimated)
+        for names, statistic in self.watch.monitor.statistics().items():
             self._metrics.drift_statistic.labels(*names).set(statistic)
         self._metrics.alerts_firing.set(len(self.spikes.firing))
 
     def _restore(self) -> None:
-        drift, counts = self._blobs.get("drift"), self._blobs.get_json("prequential", None)
-        if drift is not None:
-            self.monitor.restore(drift)
+        counts = self._blobs.get_json("prequential", None)
         if counts is not None:
             window = self._config.triggers.accuracy.window
             self.prequential = Prequential.restored(counts, window=window, max_slices=MAX_SLICES)
@@ -216,18 +216,9 @@ class Intake:
         first = [score for score in scores if id(kept[id(score)]) in stored]
         self._watch_spikes(first, now)
         live = [score for score in first if champion is not None and score.model == champion.version]
-        if live:
-            self._watch_drift(live, news)
+        if live and champion is not None:
+            news.drifts += self.watch.scores(live, champion)
         return joined
-
-    def _watch_drift(self, live: Sequence[Score], news: News) -> None:
-        sketched = [(at, decode_sketch(score.sketch)) for at, score in enumerate(live) if score.sketch is not None]
-        alarms = self.monitor.observe_scores(
-            np.array([1 - max(score.probabilities.values()) for score in live]),
-            np.stack([sketch for _, sketch in sketched]) if sketched else None,
-            np.array([at for at, _ in sketched], dtype=np.int64),
-        )
-        news.alarms += [(alarm, live[alarm.index].timestamp.timestamp()) for alarm in alarms]
 
     def _watch_spikes(self, scores: Sequence[Score], now: float) -> None:
         if not (scores and self._config.alerts.enabled):
@@ -290,9 +281,8 @@ class Intake:
             news.against_champion = self.probation.count(scored.id, one.truth) or news.against_champion
             if champion is not None and scored.model == champion.version:
                 live.append(one)
-        if live:
-            alarms = self.monitor.observe_labels(np.array([one.scored.label != one.truth for one in live]))
-            news.alarms += [(alarm, live[alarm.index].scored.timestamp) for alarm in alarms]
+        if live and champion is not None:
+            news.drifts += self.watch.labels(live, champion)
 
     def _count(self, joined: Joined) -> None:
         scored = joined.scored

@@ -139,7 +139,14 @@ def _quality(pairs: Sequence[tuple[str, str]]) -> dict[str, float | None]:
 
 def _alarm(decision: Mapping[str, Any]) -> dict[str, Any]:
     kept = ("text_index", "detector", "direction", "evidence", "because")
-    return {"at": utc(decision["text_at"]).isoformat(), **{name: decision[name] for name in kept}}
+    more = ("slice", "signals", "began_index", "explanation", "action")
+    began = decision["began_at"]
+    return {
+        "at": utc(decision["text_at"]).isoformat(),
+        "began_at": None if began is None else utc(began).isoformat(),
+        "kind": decision["kind_of_drift"],
+        **{name: decision[name] for name in (*kept, *more)},
+    }
 
 
 def _version(job: Job) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 from connectors.topic import Positions
 from daemon.doubts import CAUSES
+from daemon.drift.kinds import CONFORMAL, EVERYTHING, Kind
 from daemon.records import Reason
 from daemon.triggers import TriggerName
 
@@ -141,6 +142,10 @@ class Metrics:
         self.scores_expired = self._counter(
             "relearnd_scores_expired_total", "Scores that waited for a label in vain (`labels.horizon`)."
         )
+        self.estimated_accuracy = self._gauge(
+            "relearnd_estimated_accuracy",
+            "Accuracy of the champion's latest texts, estimated from its calibrated confidence.",
+        )
         self.live_accuracy = self._gauge(
             "relearnd_live_accuracy",
             "Share of the latest labelled texts (`triggers.accuracy.window`) that got the right label when they "
@@ -159,14 +164,18 @@ class Metrics:
         )
 
     def _drift(self, detectors: Iterable[tuple[str, str]]) -> None:
-        labels: Labels = {"detector": OPEN, "signal": OPEN}
-        self.drift_alarms = self._counter("relearnd_drift_alarms_total", "Alarms of a drift detector.", labels)
-        self.drift_statistic = self._gauge(
-            "relearnd_drift_statistic", "Evidence of drift: 0 is none, and the detector alarms at 1.", labels
+        self.drift_alarms = self._counter(
+            "relearnd_drift_alarms_total", "Alarms of a drift detector.", {"detector": OPEN, "kind": OPEN}
         )
-        for detector, signal in detectors:
-            self.drift_alarms.labels(detector=detector, signal=signal)
+        self.drift_statistic = self._gauge(
+            "relearnd_drift_statistic",
+            "Evidence of drift: 0 is none, and the detector alarms at 1.",
+            {"detector": OPEN, "signal": OPEN},
+        )
+        for detector, signal in (*detectors, (CONFORMAL, EVERYTHING)):
             self.drift_statistic.labels(detector=detector, signal=signal).set(math.nan)
+            for kind in get_args(Kind):
+                self.drift_alarms.labels(detector=detector, kind=kind)
 
     def _training(self) -> None:
         self.triggers = self._counter(

@@ -48,7 +48,8 @@ class Text(_Record):
 class Score(Text):
     """The text's fields and what the model `model` made of it.
 
-    `sketch` is a fixed random projection of the embedding, see `learners.scoring`: float16, base64 (see `encode_sketch`).
+    `sketch` is a fixed random projection of the embedding (`learners.scoring.sketch`): float16, base64 (see
+    `encode_sketch`).
     """
 
     label: str

@@ -78,8 +78,9 @@ event. `process_*` (memory, CPU, open files) come on Linux, and a `_created` tim
 
 #: What each label without a list of its own takes its values from.
 _OPEN_LABELS = {
-    "detector": "`kind` of `drift.detectors`",
-    "signal": "`signal` of `drift.detectors`",
+    "detector": "`conformal`, or `kind` of `drift.detectors`",
+    "signal": "`all`, or `signal` of `drift.detectors`",
+    "kind": "`input`, `label mix`, `concept`",
     "version": "one at a time",
     "partition": "number",
 }
@@ -102,7 +103,7 @@ _QUERIES = {
         'sum(increase(relearnd_labels_total{outcome=~"joined|expired"}[1d]))'
     ),
     "Live accuracy against a week ago": "relearnd_live_accuracy - relearnd_live_accuracy offset 7d",
-    "Drift alarms a day, by signal": "sum by (signal) (increase(relearnd_drift_alarms_total[1d]))",
+    "Drift alarms a day, by kind": "sum by (kind) (increase(relearnd_drift_alarms_total[1d]))",
     "Share of training runs whose candidate was promoted": (
         'sum(increase(relearnd_training_runs_total{outcome="promoted"}[7d])) / '
         "sum(increase(relearnd_training_runs_total[7d]))"

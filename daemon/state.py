@@ -16,7 +16,7 @@ from connectors.topic import Partition, Positions
 from daemon.errors import RelearndError
 
 #: The format that this release reads and writes: SCHEMA with all of CHANGES.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 #: How long a command-line tool waits for the controller's step to end, and the other way round, in milliseconds.
 BUSY_TIMEOUT = 30_000
@@ -68,6 +68,8 @@ CREATE TABLE doubts (
     weight REAL NOT NULL, reason TEXT NOT NULL, because TEXT NOT NULL, annotator TEXT NOT NULL, at REAL NOT NULL,
     state TEXT NOT NULL) WITHOUT ROWID;
 """,
+    # Drift is watched otherwise now, and begins anew with what was noticed of it.
+    3: "DELETE FROM blobs WHERE name IN ('drift', 'noticed')",
 }
 
 
@@ -170,6 +172,15 @@ class Blobs:
 
     def put(self, name: str, value: bytes) -> None:
         self._db.execute("INSERT OR REPLACE INTO blobs VALUES (?, ?)", (name, value))
+
+    def delete(self, name: str) -> None:
+        self._db.execute("DELETE FROM blobs WHERE name = ?", (name,))
+
+    def under(self, prefix: str) -> dict[str, bytes]:
+        """All whose name begins with `prefix`, by the rest of the name."""
+        # Names may hold what LIKE and GLOB take for patterns.
+        rows = self._db.execute("SELECT name, value FROM blobs WHERE substr(name, 1, ?) = ?", (len(prefix), prefix))
+        return {name.removeprefix(prefix): bytes(value) for name, value in rows}
 
     def get_json(self, name: str, default: Any) -> Any:
         value = self.get(name)

@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +27,7 @@ from daemon.registry import Manifest, Registry
 from daemon.triggers import DAY, Firing
 from daemon.waiting import Scored, Waiting
 from learners.job import Failure, Judged, Recent, Report, Rescored, read_rows
-from learners.methods.names import starts_afresh
+from learners.methods.names import PRIORS, starts_afresh
 
 #: How old the texts that a candidate scores again may be while the learner is at work, in seconds. Those that come
 #: later are in no window of the new champion; the rows are written in some 20 ms.
@@ -105,7 +105,10 @@ class Jobs:
 
     def rejections(self) -> int:
         """Jobs in a row, up to the last one, whose candidate was turned away."""
-        states = [row[0] for row in self._db.execute("SELECT state FROM jobs ORDER BY number DESC LIMIT 20")]
+        states = [
+            row[0]
+            for row in self._db.execute("SELECT state FROM jobs WHERE trigger != 'mix' ORDER BY number DESC LIMIT 20")
+        ]
         return len(list(takewhile(lambda state: state == "rejected", states)))
 
     def started(self, now: float) -> tuple[float, ...]:
@@ -135,12 +138,19 @@ class Training:
 
     def start(self, firing: Firing, champion: Champion, now: float) -> Job:
         """Record a job and write its directory; `supervise` starts the learner once the step is committed."""
+        return self._begin(firing, champion, now, self._memory.newest(), None)
+
+    def follow_mix(self, firing: Firing, champion: Champion, now: float, *, since: float) -> Job:
+        """The same for a job that follows the label mix, which moved at `since`. It learns no example."""
+        return self._begin(firing, champion, now, champion.newest_example, since)
+
+    def _begin(self, firing: Firing, champion: Champion, now: float, newest_example: int, moved: float | None) -> Job:
         job = self.jobs.add(
             version=self._next_version(),
             parent=champion.version,
             firing=firing,
             created_at=now,
-            newest_example=self._memory.newest(),
+            newest_example=newest_example,
         )
         settings = job_settings(
             self._config,
@@ -148,9 +158,20 @@ class Training:
             labels=champion.labels,
             parent=self._registry.path(champion.version),
             seed=self._config.seed + job.number,
+            method=None if moved is None else PRIORS,
+            since=moved or 0.0,
         )
-        make_job(settings, self._snapshot(champion, settings.seed), self._path(job))
+        snapshot = self._snapshot(champion, settings.seed)
+        make_job(settings, snapshot if moved is None else self._of_mix(snapshot, moved), self._path(job))
         return job
+
+    def _of_mix(self, snapshot: Snapshot, moved: float) -> Snapshot:
+        """What was labelled before the mix moved says nothing of how well it is followed."""
+        gate = [
+            row if row.timestamp >= moved or row.group == "old" else row.model_copy(update={"group": "old"})
+            for row in snapshot.gate
+        ]
+        return replace(snapshot, gate=gate, unlabelled=self._without_truth())
 
     def _snapshot(self, champion: Champion, seed: int) -> Snapshot:
         new = self._memory.new(champion.newest_example)
@@ -171,6 +192,9 @@ class Training:
         learning = self._config.learning
         if not (learning.pseudo_labels.enabled or learning.pretraining.enabled):
             return []
+        return self._without_truth()
+
+    def _without_truth(self) -> list[Recent]:
         texts = self._waiting.unlabelled(self._config.memory.unlabelled)
         return [_without_label(text) for text in texts if share_of(text.id, self._config.memory) == "learn"]
 

@@ -10,9 +10,10 @@ from typing import Literal
 from apscheduler.triggers.cron import CronTrigger
 
 from daemon.config import TriggersConfig
+from daemon.drift.kinds import Kind
 from daemon.records import utc
 
-TriggerName = Literal["drift", "labels", "accuracy", "schedule", "manual"]
+TriggerName = Literal["drift", "mix", "labels", "accuracy", "schedule", "manual"]
 
 DAY = 86_400.0
 
@@ -35,8 +36,10 @@ class Situation:
         new_labels: examples to learn since the last run began.
         fresh_held_out: held-out examples since the champion learned: what the gate can judge on.
         needed_held_out: how many of those the gate needs.
-        drift: what the oldest alarm since the champion went live says; None without one.
+        drift: what an alarm since the champion went live says, and the harm it did; None without one that did harm.
         labels_since_drift: examples to learn whose texts came after that alarm.
+        mix: what an alarm of the label mix since the champion went live says; None without one.
+        held_out_since_mix: held-out examples whose texts came after that alarm.
         accuracy: the champion's live accuracy over the window; None until the window is full.
         best_accuracy: the best that it has been.
         started: when past runs began, oldest first: those of the last 24 hours, and the last one.
@@ -58,6 +61,8 @@ class Situation:
     schedule_due: bool
     manual: str | None
     rejections: int = 0
+    mix: str | None = None
+    held_out_since_mix: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,23 @@ class Firing:
     outcome: Literal["fired", "held"]
     reason: str
     held_by: str = ""
+
+
+#: Which kind of drift matters more: a concept that changed makes scores wrong, others may or may not.
+GRAVITY: dict[Kind, int] = {"input": 0, "concept": 1}
+
+
+def consequence(kind: Kind, direction: str, config: TriggersConfig) -> str:
+    """What is done about an alarm, in a sentence."""
+    if kind == "concept" and direction == "fell":
+        return "none: errors became fewer"
+    if kind == "concept":
+        return f"learns, once {config.drift_labels} labels from since then are there"
+    if kind == "label mix":
+        return "follows the mix, once enough held-out labels from since then can judge it"
+    return (
+        "the reference window is made anew of the texts since; learns only if accuracy, measured or estimated, suffers"
+    )
 
 
 def decide(situation: Situation, config: TriggersConfig) -> Firing | None:
@@ -90,6 +112,8 @@ def _calls(situation: Situation, config: TriggersConfig) -> Iterator[tuple[Trigg
         yield "schedule", f"triggers.schedule {config.schedule!r} came round"
     if situation.drift is not None:
         yield "drift", situation.drift
+    if situation.mix is not None:
+        yield "mix", situation.mix
     accuracy, best = situation.accuracy, situation.best_accuracy
     if accuracy is not None and best is not None and best - accuracy >= config.accuracy.drop:
         yield "accuracy", f"live accuracy fell from {best:.3f} to {accuracy:.3f}"
@@ -101,12 +125,12 @@ def _hold(trigger: TriggerName, situation: Situation, config: TriggersConfig) ->
     """What holds the trigger back: a short name for it, and the sentence; None when nothing does."""
     if situation.running:
         return "running", "a run is under way"
+    if trigger == "mix":
+        return _hold_mix(situation, config)
     if situation.new_labels == 0:
         return "no_labels", "there is nothing new to learn"
     if trigger == "manual":
         return None
-    since = situation.now - situation.started[-1] if situation.started else None
-    today = sum(situation.now - started < DAY for started in situation.started)
     if trigger == "drift" and situation.labels_since_drift < config.drift_labels:
         return "labels", f"{situation.labels_since_drift} of {config.drift_labels} labels from after the drift"
     # What was turned away was learned from much the same labels: the next try waits for twice as many new ones.
@@ -115,6 +139,20 @@ def _hold(trigger: TriggerName, situation: Situation, config: TriggersConfig) ->
         return "labels", f"{situation.new_labels} of {needed} new labels"
     if situation.fresh_held_out < situation.needed_held_out:
         return "held_out", f"{situation.fresh_held_out} of {situation.needed_held_out} held-out labels for the gate"
+    return _hold_pace(situation, config)
+
+
+def _hold_mix(situation: Situation, config: TriggersConfig) -> tuple[str, str] | None:
+    """Following the label mix learns nothing, so it waits for no labels but those that judge it."""
+    if situation.held_out_since_mix < situation.needed_held_out:
+        told = f"{situation.held_out_since_mix} of {situation.needed_held_out}"
+        return "held_out", f"{told} held-out labels from after the move for the gate"
+    return _hold_pace(situation, config)
+
+
+def _hold_pace(situation: Situation, config: TriggersConfig) -> tuple[str, str] | None:
+    since = situation.now - situation.started[-1] if situation.started else None
+    today = sum(situation.now - started < DAY for started in situation.started)
     if since is not None and since < config.cooldown:
         return "cooldown", f"the last run began {since:.0f} s ago; the cooldown is {config.cooldown:.0f} s"
     if today >= config.daily_budget:

@@ -60,9 +60,11 @@ _COLUMNS = "id, text, source, key, timestamp, label, model, seen_at, probabiliti
 
 
 class Waiting:
-    def __init__(self, db: sqlite3.Connection, config: LabelsConfig) -> None:
+    def __init__(self, db: sqlite3.Connection, config: LabelsConfig, keep: int = 0) -> None:
+        """The latest `keep` texts stay, however long they have waited: a slow stream's past is made of them."""
         self._db = db
         self._config = config
+        self._keep = keep
 
     def add_scores(self, scores: Sequence[Scored]) -> tuple[list[Scored], list[Joined]]:
         """Store scores; returns those whose id is new, and those whose label was here already.
@@ -96,9 +98,9 @@ class Waiting:
     def expire(self, now: float) -> Expired:
         """Drop what has waited longer than the horizon, and the oldest scores beyond `labels.max_waiting`."""
         cursor = self._db.execute(
-            "DELETE FROM scored WHERE seen_at < ? OR seq <= "
+            "DELETE FROM scored WHERE (seen_at < ? AND seq <= ?) OR seq <= "
             "(SELECT seq FROM scored ORDER BY seq DESC LIMIT 1 OFFSET ?) RETURNING truth IS NULL",
-            (now - self._config.horizon, self._config.max_waiting),
+            (now - self._config.horizon, self.seen() - self._keep, self._config.max_waiting),
         )
         in_vain = sum(row[0] for row in cursor.fetchall())
         labels = self._db.execute("DELETE FROM early_labels WHERE seen_at < ?", (now - self._config.horizon,)).rowcount
@@ -116,6 +118,20 @@ class Waiting:
             (count,),
         )
         return [Scored(*row) for row in rows][::-1]
+
+    def judged(self, count: int) -> list[tuple[Scored, str]]:
+        """Those of the latest `count` scores whose truth has come, with it, oldest first."""
+        rows = self._db.execute(
+            f"SELECT {_COLUMNS}, truth FROM (SELECT * FROM scored ORDER BY seq DESC LIMIT ?) "
+            "WHERE truth IS NOT NULL ORDER BY seq",
+            (count,),
+        )
+        return [(Scored(*row[:-1]), row[-1]) for row in rows]
+
+    def place_of(self, moment: float) -> int:
+        """Which text, counted from 1, was the first here that was written at `moment` or later; the last, if none."""
+        row = self._db.execute("SELECT MIN(seq) FROM scored WHERE timestamp >= ?", (moment,)).fetchone()
+        return self.seen() if row[0] is None else int(row[0])
 
     def unlabelled(self, count: int) -> list[Scored]:
         """The latest `count` scores whose truth has not come, oldest first."""

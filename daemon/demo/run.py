@@ -21,6 +21,7 @@ from daemon.config import Config
 from daemon.connect import open_connector
 from daemon.demo.grammar import DemoStream, generate
 from daemon.demo.view import Picture, render
+from daemon.drift.kinds import CONFORMAL, EVERYTHING
 from daemon.engine import Engine, load_engine
 from daemon.fit import fit
 from daemon.ledger import Ledger, by_domain
@@ -220,7 +221,8 @@ class Demo:
         picture.status = found
         picture.alerts = self.ledger.alerts
         picture.source = self.stream.texts[min(self._sender.sent, len(self.stream.texts) - 1)].source or ""
-        for kind, signal in [(one.kind, one.signal) for one in self.config.drift.detectors]:
+        detectors = [(one.kind, one.signal) for one in self.config.drift.detectors]
+        for kind, signal in [(CONFORMAL, EVERYTHING), *detectors]:
             labels: dict[str, str] = {"detector": kind, "signal": signal}
             value = service.metrics.registry.get_sample_value("relearnd_drift_statistic", labels)
             if value is not None and value == value:

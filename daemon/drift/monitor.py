@@ -1,7 +1,9 @@
-"""The signals of one champion, each watched by its detectors."""
+"""What is watched under one champion: conformal evidence on everything, and other detectors beside it."""
 
-from dataclasses import dataclass
-from typing import Literal
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -9,43 +11,90 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from daemon.config import DetectorName, DriftConfig, SignalName
-from daemon.drift import river
-from daemon.drift.detector import Detector, Values, finite
-from daemon.drift.novelty import Reference, Sketches, check_sketches
+from daemon.drift.build import build
+from daemon.drift.conformal import BLOCK, ERROR, TRUTH, Conformal, Finding, Labels, Place
+from daemon.drift.detector import Detector, Values
+from daemon.drift.kinds import CONFORMAL, EVERYTHING, Kind
+from daemon.drift.novelty import check_sketches
+from daemon.drift.signals import MIX, Signals, Texts
 
-#: Of the bytes that `DriftMonitor.state` gives; raise it when their meaning changes.
-STATE_FORMAT = 1
+#: Of what `DriftMonitor.changes` gives; raise it when its meaning changes.
+STATE_FORMAT = 2
+
+#: One text in so many of a full reference window is a neighbour that texts are compared with; the others say how usual
+#: a distance is. While the window is small, as many as that.
+STRIDE, SMALL_STRIDE = 3, 2
+
+
+class Scores(NamedTuple):
+    """Texts that the champion has just scored, oldest first; see `Texts` and `Place`. `labels` names the columns."""
+
+    texts: Texts
+    place: Place
+    labels: Sequence[str]
+
+    def after(self, taken: int) -> "Scores":
+        rest = slice(taken, None)
+        return Scores(self.texts.part(rest), self.place.part(rest), self.labels)
+
+
+class Truths(NamedTuple):
+    """Labels of texts that the champion scored, in the order they came; `place` is the texts'."""
+
+    labels: Labels
+    place: Place
+    names: Sequence[str]
+
+    def after(self, taken: int) -> "Truths":
+        rest = slice(taken, None)
+        labels = Labels(self.labels.truth[rest], self.labels.probabilities[rest])
+        return Truths(labels, self.place.part(rest), self.names)
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """A detector found that its signal has changed. `index` is the text, within the batch observed, at which it did.
+    """Something has changed: found at the text, or label, `index` of those given.
 
-    `evidence` is the detector's own, at least 1; `before` and `after` are the signal's means.
+    `evidence` is the detector's own, at its threshold or above. `before` and `after` are a configured detector's means
+    of its signal. Conformal evidence says instead in which `slice` of the stream most of it is ("" for all of it),
+    which `signals` hold what share of it, and when the change began: `ago` texts (labels, when they told it) before the
+    alarm, at a text written at `moment`.
     """
 
-    detector: DetectorName
-    signal: SignalName
+    detector: str
+    signal: str
+    kind: Kind
     index: int
     evidence: float
-    before: float
-    after: float
+    rose: bool
+    before: float | None = None
+    after: float | None = None
+    slice: str = ""
+    signals: Mapping[str, float] = field(default_factory=dict)
+    ago: int | None = None
+    moment: float | None = None
 
     @property
     def direction(self) -> Literal["rose", "fell"]:
-        """Every signal is one of harm: only what `rose` is a reason to learn."""
-        return "rose" if self.after > self.before else "fell"
+        """Every signal but a label's share is one of harm: what fell is no reason to learn."""
+        return "rose" if self.rose else "fell"
+
+    @property
+    def calls_for_reference(self) -> bool:
+        """The texts that are usual from here on are others."""
+        return self.detector == CONFORMAL and self.signal not in (ERROR, TRUTH)
 
     def __str__(self) -> str:
-        return f"{self.signal} {self.direction} from {self.before:.2f} to {self.after:.2f} ({self.detector})"
+        where = f" in {self.slice}" if self.slice else ""
+        means = "" if self.before is None else f" from {self.before:.2f} to {self.after:.2f}"
+        return f"{self.signal} {self.direction}{where}{means} ({self.detector})"
 
 
 class DriftMonitor:
-    """Watches a champion's uncertainty, its texts' novelty and its errors.
+    """Watches a champion's inputs and, as labels come, its errors.
 
-    Novelty is a text's distance to the reference window (see `Reference`) over the distance that is usual there:
-    1 is as novel as the window's own texts, whatever the model's scale. A window that no swap has given is collected
-    from the first texts that carry a sketch; until it is full there is no novelty to watch.
+    The reference window is the caller's to give: after each call `wanted` says of how many of the latest texts it is
+    to be made (`refer`). What comes before there is one is not compared with anything; labels are watched all along.
     """
 
     def __init__(self, config: DriftConfig, seed: int) -> None:
@@ -56,133 +105,215 @@ class DriftMonitor:
             name = (detector.kind, detector.signal)
             if name in self._detectors:
                 raise ValueError(f"drift.detectors: {detector.kind} watches {detector.signal} twice; remove one")
-            self._detectors[name] = river.build(detector, seed)
-        self._reference: Reference | None = None
-        self._collected: Sketches = np.empty((0, 0), dtype=np.float32)
+            self._detectors[name] = build(detector, seed)
+        self._conformal = Conformal(config.false_alarm_every or math.inf, seed)
+        self._signals: Signals | None = None
+        #: The latest texts that are of one kind: since the champion went live, or inputs moved. And of how many of
+        #: them the reference was made.
+        self._fresh = 0
+        self._referred = 0
+        self._moved = False
 
-    def observe_scores(
-        self,
-        uncertainty: npt.NDArray[np.floating],
-        sketches: Sketches | None = None,
-        sketched: npt.NDArray[np.integer] | None = None,
-    ) -> list[Alarm]:
-        """Take a batch of scored texts, oldest first; the alarms, by text.
+    @property
+    def wanted(self) -> int:
+        """Of how many of the latest texts a reference window is to be made now; 0 for none."""
+        full, least = self._config.reference, max(2, self._config.reference // STRIDE)
+        ready = self._fresh >= (full if self._referred else least)
+        return min(self._fresh, full) if ready and self._referred < full else 0
 
-        `uncertainty` is `[n]`, 1 less the top probability; `sketches` `[m, dimensions]` are those of the texts
-        `sketched` `[m]`, as indices within the batch.
+    @property
+    def harmed(self) -> bool:
+        """Errors have risen at texts that came after inputs moved, beyond chance."""
+        return self._conformal.harmed
+
+    def statistics(self) -> dict[tuple[str, str], float]:
+        """How far each detector is from no evidence (0) to an alarm (1)."""
+        own: dict[tuple[str, str], float] = {(CONFORMAL, EVERYTHING): self._conformal.statistic}
+        return own | {name: detector.statistic for name, detector in self._detectors.items()}
+
+    def observe_scores(self, scores: Scores) -> tuple[int, list[Alarm]]:
+        """Take the first of these texts: how many, and the alarms at the last of them.
+
+        It stops at an alarm, and where a reference window can be made. Go on with the rest, `Scores.after`.
 
         Raises:
-            ValueError: values that are not finite or do not fit together; nothing was taken.
+            ValueError: sketches that are not finite (NaN rows are no sketches), or of another model's dimensions.
         """
-        uncertain = finite(uncertainty, "uncertainty")
-        alarms: list[Alarm] = []
-        if sketches is not None and len(sketches):
-            if sketched is None or len(sketched) != len(sketches):
-                raise ValueError(f"{len(sketches)} sketches need as many indices of the texts they belong to")
-            self._check(sketches)
-            novelty = self._novelty(sketches)
-            alarms += self._update("novelty", novelty, sketched[len(sketches) - len(novelty) :])
-        alarms += self._update("uncertainty", uncertain, np.arange(len(uncertain)))
-        return sorted(alarms, key=lambda alarm: alarm.index)
+        texts = scores.texts
+        sketched = np.flatnonzero(~np.isnan(texts.sketches).all(axis=1))
+        check_sketches(texts.sketches[sketched])
+        # Neither past the place where a reference can be made, nor past an alarm.
+        target = self._config.reference if self._referred else max(2, self._config.reference // STRIDE)
+        most = min(BLOCK, target - self._fresh) if self._fresh < target else BLOCK
+        part = slice(0, most)
+        taken, finding = self._conformal.take_texts(texts.part(part), scores.place.part(part))
+        self._fresh += taken
+        found = [self._told(finding, scores.labels)] if finding else []
+        asked = self._ask(texts.part(slice(0, taken)), sketched[sketched < taken])
+        found += [replace(alarm, moment=float(scores.place.moments[alarm.index])) for alarm in asked]
+        if found:
+            self._conformal.watch_harm(found[0].moment)
+        return taken, found
 
-    def observe_labels(self, errors: npt.NDArray[np.floating] | npt.NDArray[np.bool_]) -> list[Alarm]:
-        """Take a batch of judged texts, oldest label first: `[k]`, 1 where the score was wrong, else 0.
+    def observe_labels(self, truths: Truths) -> tuple[int, list[Alarm]]:
+        """The same for labels."""
+        taken, finding = self._conformal.take_labels(truths.labels, truths.place)
+        wrong = truths.labels.probabilities[:taken].argmax(axis=1) != truths.labels.truth[:taken]
+        found = [self._told(finding, truths.names)] if finding else []
+        found += self._update("error", wrong.astype(np.float64), np.arange(taken))
+        if finding is not None:
+            # What errors are now is what they are compared with from here on.
+            self._conformal.start_labels()
+            self._conformal.stop_evidence()
+        return taken, found
 
-        Raises:
-            ValueError: a value is not finite; nothing was taken.
-        """
-        return self._update("error", finite(errors, "errors"), np.arange(len(errors)))
+    def unusual(self, texts: Texts) -> Values:
+        """How usual each text's novelty is under the reference, `[n]`: see `Conformal.unusual`."""
+        return self._conformal.unusual(texts)
 
-    def rebase(self, sketches: Sketches | None = None) -> None:
-        """Start again under a new champion, on the newest `drift.reference` of its `sketches` `[n, dimensions]`.
+    def renew(self, ago: int) -> None:
+        """Inputs have moved: the texts since, `ago` of them, are the beginning of another reference window."""
+        self._fresh, self._referred = ago, 0
+        self._signals = None
+        self._conformal.lose_reference()
+        self._conformal.stop_evidence()
 
-        When there are fewer, the coming texts fill the window up.
-        """
+    def refer(self, window: Texts) -> None:
+        """Compare with these, the latest texts, oldest first: as many as are `wanted`, or as there are."""
+        self._referred = max(1, min(self._fresh, self._config.reference))
+        stride = STRIDE if self._referred >= self._config.reference else SMALL_STRIDE
+        at = np.arange(len(window.texts))
+        if len(at) < 2 * stride:
+            return
+        signals = Signals.of(window.part(at[at % stride == 0]), self._config.neighbours)
+        usual = window.part(at[at % stride != 0])
+        self._signals = signals
+        self._conformal.refer(signals, usual)
+        self._begin_novelty(signals, usual)
+
+    def rebase(self, window: Texts | None = None) -> None:
+        """Start again under a new champion, on `window`, the latest texts as it scores them; without, on what comes."""
         for detector in self._detectors.values():
             detector.reset()
-        self._collect(np.empty((0, 0), dtype=np.float32) if sketches is None else sketches)
+        self._moved = False
+        self._conformal.start_labels()
+        self._conformal.watch_harm(None)
+        self.renew(0 if window is None else len(window.texts))
+        if window is not None and self.wanted:
+            self.refer(window.part(slice(-self.wanted, None)))
 
-    def statistics(self) -> dict[tuple[DetectorName, SignalName], float]:
-        """How far each detector is from no evidence (0) to an alarm (1)."""
-        return {name: detector.statistic for name, detector in self._detectors.items()}
-
-    def state(self) -> bytes:
-        """All that `restore` needs, as safetensors: arrays and nothing that runs."""
+    def changes(self) -> dict[str, bytes | None]:
+        """What is to be stored since the last call, by name, as safetensors; None for what is to be deleted."""
         arrays = {
             "format": np.array([STATE_FORMAT]),
             "window": np.array([self._config.reference, self._config.neighbours]),
-            "sketches": self._collected if self._reference is None else self._reference.sketches,
+            "fresh": np.array([self._fresh, self._referred, self._moved]),
         }
         for (kind, signal), detector in self._detectors.items():
             arrays |= {f"detectors.{kind}.{signal}.{name}": array for name, array in detector.state().items()}
-        return save(arrays)
+        changed = {name: None if state is None else _bytes(state) for name, state in self._conformal.changes().items()}
+        return {"monitor": _bytes(arrays), **changed}
 
-    def restore(self, state: bytes) -> None:
-        """Go on exactly as the monitor that gave `state`.
+    def restore(self, stored: Mapping[str, bytes]) -> None:
+        """Go on exactly as the monitor that gave `stored`, the latest of each name.
 
-        What has been configured anew since starts anew: detectors that it did not have, and all that watch novelty
-        when the reference window is another.
+        What has been configured anew since starts anew: detectors that it did not have, and all that compares with the
+        reference window when that is another.
 
         Raises:
             ValueError: these bytes are not a monitor's state, or are that of another relearnd.
         """
         try:
-            arrays = load(state)
-        except SafetensorError as error:
-            raise ValueError(f"the drift monitor's state cannot be read: {error}") from error
-        if "format" not in arrays or arrays["format"].tolist() != [STATE_FORMAT]:
-            raise ValueError(
-                f"the drift monitor's state is not of format {STATE_FORMAT}: another version of relearnd wrote it"
-            )
+            arrays = load(stored["monitor"])
+            if arrays["format"].tolist() != [STATE_FORMAT]:
+                raise ValueError(
+                    f"the drift monitor's state is not of format {STATE_FORMAT}: another version of relearnd wrote it"
+                )
+            states = {name: load(state) for name, state in stored.items() if name != "monitor"}
+            self._conformal.restore(states)
+            self._signals = Signals.restored(states["reference"]) if "reference" in states else None
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(f"the drift monitor's state cannot be read: {error!r}") from error
+        self._fresh, self._referred, moved = arrays["fresh"].tolist()
+        self._moved = bool(moved)
         same_window = arrays["window"].tolist() == [self._config.reference, self._config.neighbours]
-        self.rebase(arrays["sketches"])
         for (kind, signal), detector in self._detectors.items():
             prefix = f"detectors.{kind}.{signal}."
             saved = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
             if saved and (same_window or signal != "novelty"):
                 detector.restore(saved)
+        if not same_window:
+            self.renew(self._fresh)
 
-    def _update(self, signal: SignalName, values: Values, texts: npt.NDArray[np.integer]) -> list[Alarm]:
+    def _told(self, finding: Finding, labels: Sequence[str]) -> Alarm:
+        if finding.signal in (MIX, TRUTH):
+            kind: Kind = "label mix"
+        else:
+            kind = "concept" if finding.signal == ERROR and not self._moved else "input"
+        self._moved = self._moved or (kind == "input" and finding.side == "texts")
+        named = {
+            f"share of {labels[finding.label]}" if name == finding.signal and finding.label is not None else name: share
+            for name, share in finding.signals.items()
+        }
+        signal = finding.signal if finding.label is None else f"share of {labels[finding.label]}"
+        return Alarm(
+            CONFORMAL,
+            signal,
+            kind,
+            finding.index,
+            finding.evidence,
+            finding.rose,
+            slice=finding.slice,
+            signals=named,
+            ago=finding.ago,
+            moment=None if math.isnan(finding.moment) else finding.moment,
+        )
+
+    def _ask(self, texts: Texts, sketched: npt.NDArray[np.intp]) -> list[Alarm]:
+        """What the configured detectors say of the inputs."""
+        sketches = texts.sketches[sketched]
+        found = self._update("sketch", sketches.astype(np.float64), sketched) if len(sketched) else []
+        if self._signals is not None and len(sketched) and self._watched("novelty"):
+            distance = self._signals.neighbours.distance(sketches) / self._signals.centre[0]
+            found += self._update("novelty", distance, sketched)
+        uncertain = 1 - texts.probabilities.max(axis=1).astype(np.float64)
+        known = np.flatnonzero(np.isfinite(uncertain))
+        found += self._update("uncertainty", uncertain[known], known)
+        return sorted(found, key=lambda alarm: alarm.index)
+
+    def _watched(self, signal: SignalName) -> bool:
+        return any(watched == signal for _, watched in self._detectors)
+
+    def _update(self, signal: SignalName, values: Values, at: npt.NDArray[np.integer]) -> list[Alarm]:
+        kind: Kind = "concept" if signal == "error" and not self._moved else "input"
         return [
-            Alarm(kind, signal, int(texts[change.index]), change.evidence, change.before, change.after)
-            for (kind, watched), detector in self._detectors.items()
+            Alarm(
+                name,
+                signal,
+                kind,
+                int(at[change.index]),
+                change.evidence,
+                change.after > change.before,
+                change.before,
+                change.after,
+            )
+            for (name, watched), detector in self._detectors.items()
             if watched == signal
             for change in detector.update(values)
         ]
 
-    def _check(self, sketches: Sketches) -> None:
-        check_sketches(sketches)
-        window = self._collected if self._reference is None else self._reference.sketches
-        if len(window) and window.shape[1] != sketches.shape[1]:
-            raise ValueError(
-                f"sketches have {sketches.shape[1]} dimensions and the reference window {window.shape[1]}: "
-                "they come from different models; rebase on sketches of the model that scores now"
-            )
+    def _begin_novelty(self, signals: Signals, usual: Texts) -> None:
+        """What watches novelty begins with the window's own.
 
-    def _novelty(self, sketches: Sketches) -> Values:
-        """The novelty of the last of `sketches`: those that are not needed to fill the reference window up."""
-        if self._reference is None:
-            missing = self._config.reference - len(self._collected)
-            begun = [self._collected] if len(self._collected) else []
-            self._collect(np.concatenate([*begun, sketches[:missing]]))
-            sketches = sketches[missing:]
-        if self._reference is None or not len(sketches):
-            return np.empty(0)
-        return self._reference.score(sketches) / self._reference.usual
-
-    def _collect(self, sketches: Sketches) -> None:
-        """Take these as the reference window, or as its beginning when they are too few.
-
-        What watches novelty begins with the window's own: a detector that begins with nothing takes the first texts
-        it sees for usual, and would never find a change that comes together with a new champion. A change inside the
-        window was the last champion's to find.
+        A detector that begins with nothing takes the first texts it sees for usual, and would never find a change that
+        comes together with a new champion.
         """
-        check_sketches(sketches)
-        newest = sketches[-self._config.reference :]
-        full = len(newest) == self._config.reference
-        self._reference = Reference(newest, self._config.neighbours) if full else None
-        self._collected = newest[:0] if full else np.array(newest, dtype=np.float32)
-        if self._reference is not None:
-            for (_, signal), detector in self._detectors.items():
-                if signal == "novelty":
-                    detector.update(self._reference.calibration / self._reference.usual)
+        sketched = usual.sketches[np.isfinite(usual.sketches).all(axis=1)]
+        for (_, watched), detector in self._detectors.items():
+            if watched == "novelty" and len(sketched) and len(signals.neighbours.sketches):
+                detector.reset()
+                detector.update(signals.neighbours.distance(sketched) / signals.centre[0])
+
+
+def _bytes(arrays: Mapping[str, npt.NDArray[np.generic]]) -> bytes:
+    return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})

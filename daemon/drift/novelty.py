@@ -1,61 +1,58 @@
-"""How unlike the champion's reference window a text is."""
+"""How far a text's sketch is from those of the reference window."""
 
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial.distance import cdist
 
-#: Every third reference sketch is a neighbour that texts are compared with. The others stay out of the comparison, so
-#: that their own scores are scores of texts the neighbours have not seen, as a new text's is: they say what is usual.
-NEIGHBOUR_STRIDE = 3
+from daemon.drift.detector import Values
 
 Sketches = npt.NDArray[np.float32]
-Scores = npt.NDArray[np.float64]
 
 
-class Reference:
-    """A reference window of sketches `[n, dimensions]`, oldest first, split into neighbours and a calibration part.
+class Neighbours:
+    """Reference sketches `[n, dimensions]` that texts are compared with."""
 
-    `calibration` holds the calibration part's scores in the order of the window, `[about two thirds of n]`. While
-    nothing has drifted, a new text's score is exchangeable with them. `sketches` is all there is to save: another
-    reference made of them is the same.
-    """
-
-    def __init__(self, sketches: Sketches, neighbours: int) -> None:
-        """`neighbours`: how many of the nearest a score is the mean distance to.
+    def __init__(self, sketches: Sketches, nearest: int) -> None:
+        """`nearest`: how many of the nearest a distance is the mean to.
 
         Raises:
-            ValueError: fewer than two sketches, or values that are not finite.
+            ValueError: values that are not finite.
         """
         check_sketches(sketches)
-        if len(sketches) < 2:
-            raise ValueError(f"a reference window needs at least 2 sketches, not {len(sketches)}")
         self.sketches: Sketches = np.array(sketches, dtype=np.float32)
-        held_out = np.arange(len(sketches)) % NEIGHBOUR_STRIDE != 0
-        self._neighbours = self.sketches[~held_out].astype(np.float64)
-        self._nearest = min(neighbours, len(self._neighbours))
-        self.calibration: Scores = self.score(self.sketches[held_out])
+        self.nearest = nearest
+        self._wide = self.sketches.astype(np.float64)
 
-    def __len__(self) -> int:
-        return len(self.sketches)
+    def distance(self, sketches: Sketches) -> Values:
+        """The mean Euclidean distance of each of `[m, dimensions]` to its nearest: `[m]`.
 
-    @property
-    def usual(self) -> float:
-        """The mean score of the calibration part; 1 when all reference sketches are the same, which sets no scale."""
-        return float(self.calibration.mean()) or 1.0
-
-    def score(self, sketches: Sketches) -> Scores:
-        """The mean Euclidean distance of each of `[m, dimensions]` to its nearest neighbours: `[m]`.
-
-        A sketch's score does not depend on the others in the batch, not even in the last bit (a matrix product's
+        A sketch's distance does not depend on the others in the batch, not even in the last bit (a matrix product's
         would), so the same stream gives the same alarms however it is cut.
 
         Raises:
-            ValueError: values that are not finite, or other dimensions than the reference window's.
+            ValueError: values that are not finite, or other dimensions than the reference's.
         """
         check_sketches(sketches)
-        distances = cdist(sketches.astype(np.float64), self._neighbours)
-        scores: Scores = np.partition(distances, self._nearest - 1, axis=1)[:, : self._nearest].mean(axis=1)
-        return scores
+        if sketches.shape[1] != self.sketches.shape[1]:
+            raise ValueError(
+                f"sketches have {sketches.shape[1]} dimensions and the reference window {self.sketches.shape[1]}: "
+                "they come from different models"
+            )
+        return self._nearest_of(cdist(sketches.astype(np.float64), self._wide))
+
+    def among(self) -> Values:
+        """The distance of each reference sketch to its nearest others: `[n]`; zeros when there is no other."""
+        if len(self._wide) < 2:
+            return np.zeros(len(self._wide))
+        between = cdist(self._wide, self._wide)
+        np.fill_diagonal(between, np.inf)
+        return self._nearest_of(between)
+
+    def _nearest_of(self, distances: Values) -> Values:
+        # Its own distance to itself is infinite, and no neighbour.
+        count = min(self.nearest, int(np.isfinite(distances[0]).sum())) if len(distances) else 1
+        nearest: Values = np.partition(distances, count - 1, axis=1)[:, :count].mean(axis=1)
+        return nearest
 
 
 def check_sketches(sketches: Sketches) -> None:

@@ -29,7 +29,7 @@ def settings(home: Path, encoder: Path, **changes: Any) -> Config:
             "ewc": {"strength": 0.1, "samples": 16},
         },
         "memory": {"gate_share": 0.25, "recent": 400, "replay": 200, "rescored": 100},
-        "drift": {"reference": 60, "detectors": [{"kind": "adwin", "signal": "error", "options": {"clock": 1}}]},
+        "drift": {"reference": 60, "false_alarm_every": 1_000},
         "triggers": {
             "labels": 0,
             "drift_labels": 60,

@@ -47,8 +47,10 @@ def recorded(fitted: Path, encoder: Path, tmp_path_factory: pytest.TempPathFacto
 
 def test_the_loop_closes_drift_is_noticed_learned_and_scored_better(recorded):
     report, _ = recorded
-    assert report["drift"]["alarms"][0]["detector"] == "adwin on error"
-    assert report["drift"]["alarms"][0]["text_index"] > 200
+    alarm = next(one for one in report["drift"]["alarms"] if one["text_index"] > 200)
+    assert (alarm["detector"], alarm["kind"]) == ("conformal", "input")
+    assert 195 < alarm["began_index"] <= alarm["text_index"] < 220
+    assert alarm["explanation"]["clusters"][0]["examples"]
     promoted = [model for model in report["models"] if model["promoted"]]
     assert promoted[0]["trigger"] == "drift"
     assert report["prequential"]["macro_f1"] > report["static"]["macro_f1"] + 0.1

@@ -46,7 +46,7 @@ def test_rare_events_start_at_zero_so_that_their_first_is_an_increase() -> None:
     registry = Metrics("0", detectors=[("adwin", "error")]).registry
 
     assert registry.get_sample_value("relearnd_rollbacks_total", {"cause": "probation"}) == 0
-    assert registry.get_sample_value("relearnd_drift_alarms_total", {"detector": "adwin", "signal": "error"}) == 0
+    assert registry.get_sample_value("relearnd_drift_alarms_total", {"detector": "adwin", "kind": "concept"}) == 0
     for reason in Reason:
         labels = {"topic": "texts", "reason": reason.value}
         assert registry.get_sample_value("relearnd_dead_letters_total", labels) == 0

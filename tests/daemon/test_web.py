@@ -127,7 +127,7 @@ def test_status_is_json_even_where_a_number_is_not_known(server: WebServer) -> N
     assert reply.headers["Cache-Control"] == "no-store"
 
 
-def test_head_has_the_headers_alone(server: WebServer) -> None:
+def test_head_has_the_headers_alone(server: WebServer, daemon: Daemon) -> None:
     reply = ask(server, "HEAD", "/healthz")
 
     assert (reply.status, reply.body) == (200, b"")

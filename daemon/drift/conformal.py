@@ -1,0 +1,322 @@
+"""One statistic for the whole stream, its sources and its keys, and what has moved when it alarms.
+
+Each part of the stream has evidence of its own (`daemon.drift.evidence`), against its own past. Every text belongs to
+one part of each kind, so with fixed weights the parts' sums still grow by one a text on average, however many parts
+there are, and the expected number of texts to a false alarm is at least the threshold. That is exact for the evidence
+of each bet; it is not for a weighted sum of bets on signals that depend on each other, whose ranks among a finite past
+do too: an effect of the order of one over the length of that past, which is measured (`benchmarks/drift.py`).
+"""
+
+import json
+import zlib
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from daemon.drift.bets import GENERAL
+from daemon.drift.detector import Values
+from daemon.drift.evidence import Evidence, Leader
+from daemon.drift.ranks import BINS, Ranks
+from daemon.drift.signals import MIX, Signals, Texts
+
+Side = Literal["texts", "labels"]
+State = Mapping[str, npt.NDArray[np.generic]]
+
+#: Texts, or labels, taken at a time; what comes after an alarm among them is ranked for nothing.
+BLOCK = 256
+
+#: What each part of the stream stakes on its texts and on its labels. Most on the whole, which most changes move.
+STAKES: dict[str, dict[Side, float]] = {
+    "": {"texts": 0.55, "labels": 0.1},
+    "source": {"texts": 0.15, "labels": 0.025},
+    "key": {"texts": 0.15, "labels": 0.025},
+}
+
+#: Components of the inputs that a slice is watched for: a part of the stream is moved by what moves any of them.
+SLICE_INPUTS = ("novelty", "uncertainty")
+
+#: Slices are ranked in fewer bins, and the longest silent gives way to a new one: a megabyte in all.
+SLICE_BINS = BINS // 4
+MAX_SLICES = 200
+
+#: The signals of labels: the loss of the true label, and which one it is.
+ERROR, TRUTH = "error", "labels"
+
+#: An e-process that no error made rise reaches this once in so many reigns (Ville's inequality): 5 %.
+HARM = 20.0
+
+
+class Labels(NamedTuple):
+    """True labels as they came: `truth` `[n]` their places, `probabilities` `[n, labels]` what each text was scored."""
+
+    truth: npt.NDArray[np.int64]
+    probabilities: Values
+
+    @property
+    def values(self) -> Values:
+        """`[n, 1 + labels]`: how wrong the score was, on the scale of log-odds, and which label is true."""
+        rows = np.arange(len(self.truth))
+        right = np.clip(self.probabilities[rows, self.truth].astype(np.float64), 1e-6, 1 - 1e-6)
+        which = (np.arange(self.probabilities.shape[1]) == self.truth[:, None]).astype(np.float64)
+        return np.column_stack([np.log((1 - right) / right), which])
+
+
+class Place(NamedTuple):
+    """Of each text or label `[n]`: its source, its key, and when the text was written."""
+
+    sources: Sequence[str | None]
+    keys: Sequence[str | None]
+    moments: Values
+
+    def part(self, of: slice) -> "Place":
+        return Place(self.sources[of], self.keys[of], self.moments[of])
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The statistic reached the threshold at `index` of the batch.
+
+    `slice` is "" for the whole stream, else `source NAME` or `key NAME`: where most of the evidence is. `signals` are
+    the shares of that evidence by signal; `signal` has the largest, `label` is which label's mix moved, if that is it.
+    The winnings began `ago` values of that part before the alarm (1 is at it), at a text of `moment` (NaN if unknown).
+    """
+
+    side: Side
+    index: int
+    evidence: float
+    slice: str
+    signal: str
+    label: int | None
+    rose: bool
+    signals: Mapping[str, float]
+    ago: int
+    moment: float
+
+
+class Conformal:
+    """Watches texts once it has `signals` to compare them by (`refer`), and labels from the first on."""
+
+    def __init__(self, threshold: float, seed: int) -> None:
+        """`threshold`: the expected number of texts to a false alarm is at least this; infinity never alarms."""
+        self._threshold = threshold
+        self._seed = seed
+        self._signals: Signals | None = None
+        self._parts: dict[Side, OrderedDict[str, Evidence]] = {"texts": OrderedDict(), "labels": OrderedDict()}
+        self._changed: set[tuple[Side, str]] = set()
+        self._referred = True
+        self._harm_since: float | None = None
+        self._harm = _no_harm()
+        self._harmed = False
+
+    @property
+    def watching(self) -> bool:
+        """Whether there is a reference to compare texts with."""
+        return self._signals is not None
+
+    @property
+    def statistic(self) -> float:
+        """Evidence of change so far: 0 is none, and it alarms at 1."""
+        return sum(self._stake(side, name) * one.value for side, name, one in self._all()) / self._threshold
+
+    @property
+    def harmed(self) -> bool:
+        """Errors have risen since the moment given to `watch_harm`."""
+        return self._harmed
+
+    def refer(self, signals: Signals, usual: Texts) -> None:
+        """Compare by `signals` from here on; `usual` texts count as having come before. What there was is forgotten."""
+        self._signals = signals
+        self._referred = True
+        self._forget("texts")
+        values = signals.values(usual)
+        self._part("texts", "", values.shape[1]).ranks.add(values)
+        self._changed.add(("texts", ""))
+
+    def lose_reference(self) -> None:
+        """Watch no texts until there is another reference."""
+        self._signals = None
+        self._referred = True
+        self._forget("texts")
+
+    def start_labels(self) -> None:
+        """Labels are those of another champion, or errors have found their new level: their past is forgotten."""
+        self._forget("labels")
+
+    def stop_evidence(self) -> None:
+        """No evidence so far, on either side, against the same past."""
+        for side, name, one in self._all():
+            one.reset()
+            self._changed.add((side, name))
+
+    def watch_harm(self, since: float | None) -> None:
+        """Gather evidence that errors rose at texts written from `since` on; None ends it."""
+        self._harm_since = since
+        self._harmed = False
+        self._harm = _no_harm()
+
+    def take_texts(self, texts: Texts, place: Place) -> tuple[int, Finding | None]:
+        """Take the first of these texts, up to an alarm: how many, and the alarm at the last of them."""
+        if self._signals is None:
+            return len(texts.texts), None
+        block = slice(0, BLOCK)
+        return self._take("texts", self._signals.values(texts.part(block)), place.part(block))
+
+    def take_labels(self, labels: Labels, place: Place) -> tuple[int, Finding | None]:
+        """The same for labels."""
+        block = slice(0, BLOCK)
+        values = Labels(labels.truth[block], labels.probabilities[block]).values
+        return self._take("labels", values, place.part(block))
+
+    def unusual(self, texts: Texts) -> Values:
+        """The share of what came before that is as novel as each of these, `[n]`: small is novel. Takes nothing.
+
+        By their wording where they have no sketch; 1 without a reference.
+        """
+        if self._signals is None:
+            return np.ones(len(texts.texts))
+        values, ranks = self._signals.values(texts), self._parts["texts"][""].ranks
+        shares = ranks.standing(values)
+        novelty, wording = (shares[:, self._signals.groups.index(name)] for name in ("novelty", "wording"))
+        return np.where(np.isnan(novelty), wording, novelty)
+
+    def changes(self) -> dict[str, State | None]:
+        """What has changed since the last call, by name, for `restore`; None for what is no more."""
+        changed: dict[str, State | None] = {"conformal": self._core()}
+        if self._referred:
+            changed["reference"] = None if self._signals is None else self._signals.state()
+        for side, name in sorted(self._changed):
+            part = self._parts[side].get(name)
+            changed[f"{side}/{name}"] = None if part is None else part.state()
+        self._changed.clear()
+        self._referred = False
+        return changed
+
+    def restore(self, states: Mapping[str, State]) -> None:
+        """Go on exactly as the one that gave `states`, the latest of each name.
+
+        Raises:
+            ValueError, KeyError: these are not its states.
+        """
+        core = states["conformal"]
+        self._harm = np.array(core["harm"], dtype=np.float64)
+        since = float(np.asarray(core["harm_since"]).item())
+        self._harm_since = None if np.isnan(since) else since
+        self._harmed = bool(np.asarray(core["harmed"]).item())
+        self._signals = Signals.restored(states["reference"]) if "reference" in states else None
+        for side in self._parts:
+            self._parts[side].clear()
+            for name in json.loads(np.asarray(core[f"{side} in order"], dtype=np.uint8).tobytes()):
+                state = states[f"{side}/{name}"]
+                self._part(side, name, len(state["counts"])).restore(state)
+        self._changed.clear()
+        self._referred = False
+
+    def _core(self) -> State:
+        orders = {
+            f"{side} in order": np.frombuffer(json.dumps(list(parts)).encode(), dtype=np.uint8)
+            for side, parts in self._parts.items()
+        }
+        since = np.nan if self._harm_since is None else self._harm_since
+        return {"harm": self._harm, "harm_since": np.array([since]), "harmed": np.array([self._harmed]), **orders}
+
+    def _take(self, side: Side, values: Values, place: Place) -> tuple[int, Finding | None]:
+        count = len(values)
+        total = np.full(count, self.statistic * self._threshold)
+        members: dict[str, npt.NDArray[np.intp]] = {"": np.arange(count)}
+        for kind, names in (("source", place.sources), ("key", place.keys)):
+            for name in dict.fromkeys(one for one in names if one is not None):
+                at = np.flatnonzero([one == name for one in names])
+                members[f"{kind} {name}"] = at
+        for name, at in members.items():
+            columns = values[at][:, self._slice_columns(side)] if name else values
+            part = self._part(side, name, columns.shape[1])
+            before = part.value
+            course = part.update(columns, place.moments[at])
+            change = np.zeros(count)
+            change[at] = np.diff(course, prepend=before)
+            total += self._stake(side, name) * np.cumsum(change)
+        over = np.flatnonzero(total >= self._threshold)
+        kept = int(over[0]) + 1 if over.size else count
+        if side == "labels" and self._harm_since is not None:
+            late = place.moments[:kept] >= self._harm_since
+            self._weigh_harm(self._parts[side][""].paid[:kept][late])
+        for name, at in members.items():
+            self._parts[side][name].keep(int(np.searchsorted(at, kept)))
+            self._changed.add((side, name))
+        self._forget_silent(side)
+        return kept, self._finding(kept - 1) if over.size else None
+
+    def _weigh_harm(self, paid: Values) -> None:
+        """What bets on rising errors have won; what has been found is never taken back."""
+        for row in paid[:, : len(GENERAL.rising)][:, GENERAL.rising]:
+            self._harm = self._harm * row
+            self._harmed = self._harmed or bool(self._harm.mean() >= HARM)
+
+    def _finding(self, index: int) -> Finding:
+        evidence = self.statistic
+        side, name, part = max(self._all(), key=lambda one: self._stake(one[0], one[1]) * one[2].value)
+        leader: Leader = part.leader()
+        amounts = part.by_component()
+        shares: dict[str, float] = {}
+        for group, amount in zip(part.groups, (amounts / amounts.sum()).tolist(), strict=True):
+            shares[group] = shares.get(group, 0.0) + amount
+        signal = part.groups[leader.component]
+        label = leader.component - part.groups.index(signal) if signal in (MIX, TRUTH) else None
+        return Finding(
+            side, index, evidence, name, signal, label, leader.rose, shares, part.seen - leader.since, leader.moment
+        )
+
+    def _all(self) -> list[tuple[Side, str, Evidence]]:
+        return [(side, name, one) for side, parts in self._parts.items() for name, one in parts.items()]
+
+    def _stake(self, side: Side, name: str) -> float:
+        return STAKES[name.partition(" ")[0]][side]
+
+    def _slice_columns(self, side: Side) -> list[int]:
+        if side == "labels" or self._signals is None:
+            return [0]
+        return [self._signals.groups.index(name) for name in SLICE_INPUTS]
+
+    def _part(self, side: Side, name: str, components: int) -> Evidence:
+        part = self._parts[side].get(name)
+        if part is None:
+            part = self._parts[side][name] = self._new_part(side, name, components)
+        self._parts[side].move_to_end(name)
+        return part
+
+    def _new_part(self, side: Side, name: str, components: int) -> Evidence:
+        seed = zlib.crc32(f"{self._seed} {side} {name}".encode())
+        bins = SLICE_BINS if name else BINS
+        if side == "labels":
+            # Log-odds of a fair guess, and their usual range; whether a label is true is 0 or 1.
+            groups = [ERROR, *[TRUTH] * (components - 1)]
+            centre, spread = np.where(np.arange(components) == 0, [[0.0], [2.0]], [[0.5], [0.1]])
+            return Evidence(groups, [GENERAL] * components, Ranks(centre, spread, seed, bins))
+        signals = self._signals
+        if signals is None:
+            raise RuntimeError("texts are watched against a reference, and there is none yet")
+        columns = self._slice_columns(side) if name else list(range(components))
+        return Evidence(
+            [signals.groups[at] for at in columns],
+            [signals.bets[at] for at in columns],
+            Ranks(signals.centre[columns], signals.spread[columns], seed, bins),
+        )
+
+    def _forget(self, side: Side) -> None:
+        self._changed |= {(side, name) for name in self._parts[side]}
+        self._parts[side].clear()
+
+    def _forget_silent(self, side: Side) -> None:
+        parts = self._parts[side]
+        silent = [name for name in parts if name][: max(0, len(parts) - 1 - MAX_SLICES)]
+        for name in silent:
+            del parts[name]
+        self._changed |= {(side, name) for name in silent}
+
+
+def _no_harm() -> Values:
+    return np.ones(int(GENERAL.rising.sum()))
