@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.config import AccuracyDropConfig, TriggersConfig
-from daemon.triggers import DAY, Firing, Schedule, Situation, decide
+from daemon.drift.kinds import Kind
+from daemon.triggers import DAY, Firing, Schedule, Situation, consequence, decide
 
 CONFIG = TriggersConfig(
     labels=1_000,
@@ -40,6 +41,7 @@ SCHEDULE = replace(QUIET, schedule_due=True)
 DRIFT = replace(QUIET, drift="kswin on novelty rose", labels_since_drift=250)
 ACCURACY = replace(QUIET, best_accuracy=0.9, accuracy=0.8)
 LABELS = replace(QUIET, new_labels=1_000)
+MIX = replace(QUIET, mix="share of negative rose", held_out_since_mix=30)
 
 CALLS = {"manual": MANUAL, "schedule": SCHEDULE, "drift": DRIFT, "accuracy": ACCURACY, "labels": LABELS}
 
@@ -118,6 +120,46 @@ def test_the_reasons_for_holding_name_the_numbers() -> None:
     for why, changes in held.items():
         situation = replace(DRIFT, **changes)
         assert firing(situation).reason == f"kswin on novelty rose; held: {why}"
+
+
+def test_following_the_label_mix_learns_nothing_and_waits_for_no_labels_to_learn() -> None:
+    assert firing(replace(MIX, new_labels=0, fresh_held_out=0, rejections=3)) == Firing(
+        "mix", "fired", "share of negative rose"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"running": True}, "a run is under way"),
+        ({"held_out_since_mix": 29}, "29 of 30 held-out labels from after the move for the gate"),
+        ({"started": (10 * DAY - 60,)}, "the last run began 60 s ago; the cooldown is 1800 s"),
+        ({"started": tuple(9.5 * DAY + n for n in range(4))}, "4 runs in 24 hours; the budget is 4"),
+    ],
+    ids=str,
+)
+def test_following_the_label_mix_waits_for_what_judges_it(changes: dict[str, Any], why: str) -> None:
+    held = firing(replace(MIX, **changes))
+
+    assert (held.trigger, held.outcome) == ("mix", "held")
+    assert held.reason == f"share of negative rose; held: {why}"
+
+
+def test_drift_that_did_harm_is_learned_before_the_mix_is_followed() -> None:
+    assert firing(replace(MIX, drift="errors rose", labels_since_drift=250)).trigger == "drift"
+
+
+@pytest.mark.parametrize(
+    ("kind", "direction", "does"),
+    [
+        ("concept", "rose", "learns, once 250 labels"),
+        ("concept", "fell", "none: errors became fewer"),
+        ("input", "rose", "learns only if accuracy, measured or estimated, suffers"),
+        ("label mix", "fell", "follows the mix"),
+    ],
+)
+def test_each_kind_of_drift_has_its_consequence(kind: Kind, direction: str, does: str) -> None:
+    assert does in consequence(kind, direction, CONFIG)
 
 
 def test_the_cooldown_ends_on_the_second() -> None:

@@ -1,0 +1,93 @@
+"""A label mix that moved: the run that follows it, from the alarm to the job that the learner is given."""
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from daemon.triggers import Firing
+from learners.job import Example, read_rows
+from learners.run import run
+from learners.snapshot import read_job
+from tests.daemon.streams import START, as_messages, label_row, settings
+from tests.daemon.test_controller import Desk, score_row
+from tests.sentences import LABELS, sentence
+
+#: The text at which the mix moves, and texts in all.
+MOVED, TEXTS = 300, 500
+
+
+def at(number: int) -> float:
+    return (START + timedelta(minutes=number)).timestamp()
+
+
+def texts_whose_mix_moves() -> list[dict[str, Any]]:
+    """Sentences of all labels in turn, and from `MOVED` on four in five of one."""
+    numbers = [number for number in range(3_000) if sentence(number)[1] == LABELS[0]]
+    rows = []
+    for place in range(TEXTS):
+        of = numbers[place] if place >= MOVED and place % 5 else place
+        text, label = sentence(of)
+        moment = (START + timedelta(minutes=place)).isoformat()
+        rows.append(
+            {**score_row(of, label=label, text=text), "id": f"t{place}", "timestamp": moment, "scored_at": moment}
+        )
+    return rows
+
+
+def test_a_mix_that_moved_is_noticed_and_followed_without_learning(config, encoder):
+    desk = Desk(settings(config.home, encoder, triggers={"drift_labels": 10_000}))
+    rows = texts_whose_mix_moves()
+    labels = [{**label_row(place), "label": row["label"]} for place, row in enumerate(rows)]
+    for first in range(0, TEXTS, 20):
+        part = slice(first, first + 20)
+        topics = desk.config.topics
+        messages = [*as_messages(topics.scores, rows[part]), *as_messages(topics.labels, labels[part])]
+        desk.controller.step(messages, {}, datetime.fromisoformat(rows[part][-1]["timestamp"]).timestamp())
+
+    decisions = desk.controller.decisions.latest(100)
+    alarms = [one for one in decisions if one["kind"] == "drift" and one["text_at"] >= at(MOVED)]
+    assert alarms
+    assert alarms[0]["text_at"] < at(MOVED + 60)
+    (fired,) = [one for one in decisions if one["kind"] == "trigger fired"]
+    assert fired["trigger"] == "mix"
+    job = read_job(config.home / "jobs" / "job-00001")
+    assert job.method == "priors"
+    assert at(MOVED - 30) < job.since < at(MOVED + 30)
+    desk.close()
+
+
+def test_only_labels_from_after_the_move_judge_whether_it_is_followed(config):
+    desk, directory = following(config)
+    fresh = {row.id for row in read_rows(directory / "gate.jsonl", Example) if row.group == "fresh"}
+    assert fresh
+    assert all(int(id[1:]) >= 150 for id in fresh)
+    desk.close()
+
+
+def test_a_run_that_learned_nothing_leaves_all_labels_to_be_learned(config):
+    desk, _ = following(config)
+    champion, job = desk.controller.champion, desk.controller.training.jobs.last()
+    assert champion is not None
+    assert job is not None
+    assert job.newest_example == champion.newest_example
+    assert desk.controller.memory.count("learn", since=job.newest_example) > 100
+    desk.close()
+
+
+def test_the_learner_takes_the_job(config):
+    desk, directory = following(config)
+    report = run(directory)
+    assert (report.method, report.steps) == ("priors", 0)
+    assert report.new_priors is not None
+    desk.close()
+
+
+def following(config) -> tuple[Desk, Path]:
+    """A run that follows a mix which moved at text 150 of 300, all of them labelled."""
+    desk = Desk(config)
+    desk.step([score_row(number) for number in range(300)], [label_row(number) for number in range(300)])
+    champion = desk.controller.champion
+    assert champion is not None
+    firing = Firing("mix", "fired", "a test")
+    job = desk.controller.training.follow_mix(firing, champion, at(300), since=at(150))
+    return desk, config.home / "jobs" / job.name
