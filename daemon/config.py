@@ -219,7 +219,7 @@ class DriftConfig(Section):
     # Of 500, 1,000 and 1,500, the last found one text in ten of something new soonest: 100 texts against 150 and 200.
     reference: int = Field(
         1_500,
-        gt=1,
+        ge=30,
         description="Texts of the champion's reference window; with a third of them it begins to watch.",
     )
     neighbours: int = Field(5, gt=0, description="Meaning: mean distance to this many nearest reference sketches.")

@@ -59,7 +59,7 @@ class Controller:
         self.decisions = Decisions(db)
         self.outbox = Outbox(db)
         self.memory = Memory(db, config.memory)
-        self.waiting = Waiting(db, config.labels, keep=config.memory.rescored)
+        self.waiting = Waiting(db, config.labels, keep=max(config.memory.rescored, config.drift.reference))
         store = open_store(config)
         self.reign = Reign(db, config, registry, Publisher(store, registry, metrics) if store else None)
         self.training = Training(db, config, registry, self.memory, self.waiting)
@@ -174,13 +174,13 @@ class Controller:
         """Record an alarm; the gravest kind that came first is kept until it has been learned from."""
         alarm = drift.alarm
         self._metrics.drift_alarms.labels(alarm.detector, alarm.kind).inc()
-        action = consequence(alarm.kind, alarm.direction, self._config.triggers)
+        action = consequence(alarm.kind, self._config.triggers, by_labels=alarm.by_labels, rose=alarm.rose)
         self.decisions.add(now, "drift", str(drift), {**drift.details(), "action": action})
         log.info("drift", because=str(drift), action=action)
         if alarm.kind == "label mix":
             self._noticed["mix"] = {"reason": f"{alarm.kind} drift: {alarm}", "moment": drift.moment}
             return
-        if alarm.kind == "concept" and not alarm.rose:
+        if alarm.by_labels and not alarm.rose:
             return
         noticed = self._noticed["drift"]
         if noticed is None or GRAVITY[alarm.kind] > GRAVITY[noticed["kind"]] or not noticed["harm"]:
@@ -188,7 +188,7 @@ class Controller:
                 "reason": f"{alarm.kind} drift: {alarm}",
                 "kind": alarm.kind,
                 "moment": drift.moment,
-                "harm": alarm.kind == "concept",
+                "harm": alarm.by_labels,
             }
 
     def _end_probation(self, against: str, now: float) -> None:

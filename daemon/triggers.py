@@ -79,14 +79,14 @@ class Firing:
 GRAVITY: dict[Kind, int] = {"input": 0, "concept": 1}
 
 
-def consequence(kind: Kind, direction: str, config: TriggersConfig) -> str:
-    """What is done about an alarm, in a sentence."""
-    if kind == "concept" and direction == "fell":
-        return "none: errors became fewer"
-    if kind == "concept":
-        return f"learns, once {config.drift_labels} labels from since then are there"
+def consequence(kind: Kind, config: TriggersConfig, *, by_labels: bool, rose: bool) -> str:
+    """What is done about an alarm, in a sentence; `by_labels`: it is errors that `rose` or fell."""
     if kind == "label mix":
         return "follows the mix, once enough held-out labels from since then can judge it"
+    if by_labels and not rose:
+        return "none: errors became fewer"
+    if by_labels:
+        return f"learns, once {config.drift_labels} labels from since then are there"
     return (
         "the reference window is made anew of the texts since; learns only if accuracy, measured or estimated, suffers"
     )

@@ -120,13 +120,12 @@ class Waiting:
         return [Scored(*row) for row in rows][::-1]
 
     def judged(self, count: int) -> list[tuple[Scored, str]]:
-        """Those of the latest `count` scores whose truth has come, with it, oldest first."""
+        """The latest `count` scores whose truth has come, with it, oldest first."""
         rows = self._db.execute(
-            f"SELECT {_COLUMNS}, truth FROM (SELECT * FROM scored ORDER BY seq DESC LIMIT ?) "
-            "WHERE truth IS NOT NULL ORDER BY seq",
+            f"SELECT {_COLUMNS}, truth FROM scored WHERE truth IS NOT NULL ORDER BY seq DESC LIMIT ?",
             (count,),
         )
-        return [(Scored(*row[:-1]), row[-1]) for row in rows]
+        return [(Scored(*row[:-1]), row[-1]) for row in rows][::-1]
 
     def place_of(self, moment: float) -> int:
         """Which text, counted from 1, was the first here that was written at `moment` or later; the last, if none."""

@@ -122,23 +122,17 @@ class DriftWatch:
             for alarm in alarms:
                 place = done - taken + alarm.index
                 text_index = self._waiting.seen() - (len(live) - 1 - place)
-                found.append(self._of_texts(alarm, live[place].timestamp.timestamp(), text_index, behind))
-                self._before, self._since = self.estimate.accuracy, behind
-            for drift in found[-len(alarms) :] if alarms else []:
-                if drift.alarm.calls_for_reference:
-                    self.monitor.renew(drift.text_index - (drift.began_index or drift.text_index) + 1)
-            if wanted := self.monitor.wanted:
-                self.monitor.refer(self._texts(self._latest(wanted, behind)))
+                found.append(self._hear(alarm, live[place].timestamp.timestamp(), text_index, behind))
+            self._refer(behind)
         return found
 
     def labels(self, live: Sequence[Joined], champion: Champion) -> list[Drift]:
         """True labels of texts that the champion scored, in the order they came."""
         self._know(champion)
-        known = [one for one in live if one.scored.probabilities]
+        known = [one for one in live if one.scored.probabilities and one.truth in champion.labels]
         given = [json.loads(one.scored.probabilities or "") for one in known]
-        chances = np.array([[row.get(label, 0.0) for label in champion.labels] for row in given]).reshape(
-            len(known), -1
-        )
+        chances = np.array([[row.get(label, 0.0) for label in champion.labels] for row in given])
+        chances = chances.reshape(len(known), len(champion.labels))
         truth = np.array([champion.labels.index(one.truth) for one in known], dtype=np.int64)
         moments = [one.scored.timestamp for one in known]
         place = _place([one.scored.source for one in known], [one.scored.key for one in known], moments)
@@ -148,7 +142,10 @@ class DriftWatch:
         done = 0
         while done < len(known):
             taken, alarms = self.monitor.observe_labels(truths)
-            found += [self._of_labels(alarm, moments[done + alarm.index]) for alarm in alarms]
+            for alarm in alarms:
+                text_at = moments[done + alarm.index] if alarm.by_labels else self._latest(1, 0)[-1].timestamp
+                found.append(self._hear(alarm, text_at, self._waiting.seen(), 0))
+            self._refer(0)
             truths, done = truths.after(taken), done + taken
         return found
 
@@ -169,6 +166,9 @@ class DriftWatch:
         self._know(champion)
         self.monitor.rebase(window)
         self.estimate.swap(champion.version)
+        if window is not None:
+            sure = window.probabilities.max(axis=1)
+            self.estimate.scored(sure[np.isfinite(sure)].tolist())
         self._before = None
 
     def save(self) -> None:
@@ -188,25 +188,33 @@ class DriftWatch:
         self._before, self._since = saved["before"], saved["since"]
         self.estimate = Estimate.restored(saved["estimate"], window=self._window)
 
+    def _hear(self, alarm: Alarm, text_at: float, text_index: int, behind: int) -> Drift:
+        """Tell an alarm. Where inputs moved, the texts since are what is usual from here on."""
+        if alarm.by_labels:
+            return self._of_labels(alarm, text_at)
+        drift = self._of_texts(alarm, text_at, text_index, behind)
+        # The best of several moves: accuracy may fall in steps that are none of them large.
+        known = [one for one in (self._before, self.estimate.accuracy) if one is not None]
+        self._before, self._since = max(known, default=None), behind
+        if alarm.calls_for_reference:
+            self.monitor.renew(text_index - (drift.began_index or text_index) + 1)
+        return drift
+
+    def _refer(self, behind: int) -> None:
+        if wanted := self.monitor.wanted:
+            self.monitor.refer(self._texts(self._latest(wanted, behind)))
+
     def _of_texts(self, alarm: Alarm, text_at: float, text_index: int, behind: int) -> Drift:
         if alarm.ago is None:
             return Drift(alarm, text_at, text_index, None, None, None)
-        since = alarm.ago
+        began_index = text_index - alarm.ago + 1
         if alarm.slice and alarm.moment is not None:
-            # The part counts its own texts; all that came since is as many as were written since.
-            since = max(since, sum(one.timestamp >= alarm.moment for one in self._latest(MOST_TEXTS, behind)))
+            # The part counts its own texts, and others came between them.
+            began_index = min(began_index, self._waiting.place_of(alarm.moment))
+        since = text_index - began_index + 1
         latest = self._latest(since + MOST_TEXTS, behind)
-        before, after = latest[:-since][-MOST_TEXTS:], latest[-since:][-MOST_TEXTS:]
-        texts = self._texts(after)
-        whole = len(after) and bool(np.isfinite(texts.sketches).all())
-        explanation = explain(
-            [one.text for one in before],
-            texts.texts,
-            texts.sketches if whole else None,
-            self.monitor.unusual(texts),
-            self._config.seed,
-        )
-        return Drift(alarm, text_at, text_index, alarm.moment, text_index - since + 1, explanation)
+        explanation = self._explain(latest[:-since], latest[-since:])
+        return Drift(alarm, text_at, text_index, alarm.moment, began_index, explanation)
 
     def _of_labels(self, alarm: Alarm, text_at: float) -> Drift:
         """Errors are explained by the texts that were wrong since, against those that were right."""
@@ -215,17 +223,22 @@ class DriftWatch:
             return Drift(alarm, text_at, index, None, None, None)
         judged = self._waiting.judged(2 * MOST_TEXTS)
         wrong = [one for one, truth in judged if one.label != truth and one.timestamp >= alarm.moment]
-        right = [one.text for one, truth in judged if one.label == truth]
-        texts = self._texts(wrong[-MOST_TEXTS:])
-        whole = len(texts.texts) > 0 and bool(np.isfinite(texts.sketches).all())
-        explanation = explain(
-            right[-MOST_TEXTS:],
+        right = [one for one, truth in judged if one.label == truth]
+        began_index = self._waiting.place_of(alarm.moment)
+        return Drift(alarm, text_at, index, alarm.moment, began_index, self._explain(right, wrong))
+
+    def _explain(self, before: Sequence[Scored], after: Sequence[Scored]) -> Explanation:
+        """By the latest on each side; where some of those after have a sketch, by these, as they can be grouped."""
+        texts = self._texts(after[-MOST_TEXTS:])
+        sketched = np.flatnonzero(np.isfinite(texts.sketches).all(axis=1))
+        texts = texts.part(sketched) if len(sketched) else texts
+        return explain(
+            [one.text for one in before[-MOST_TEXTS:]],
             texts.texts,
-            texts.sketches if whole else None,
+            texts.sketches if len(sketched) else None,
             self.monitor.unusual(texts),
             self._config.seed,
         )
-        return Drift(alarm, text_at, index, alarm.moment, self._waiting.place_of(alarm.moment), explanation)
 
     def _latest(self, count: int, behind: int) -> list[Scored]:
         """The latest `count` texts, oldest first, before the last `behind` ones."""

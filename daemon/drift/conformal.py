@@ -26,7 +26,8 @@ from daemon.drift.signals import MIX, Signals, Texts
 Side = Literal["texts", "labels"]
 State = Mapping[str, npt.NDArray[np.generic]]
 
-#: Texts, or labels, taken at a time; what comes after an alarm among them is ranked for nothing.
+#: Texts, or labels, taken at a time; what comes after an alarm among them is ranked for nothing. Slices that have been
+#: silent give way after each so many, so that it does not matter how the stream is cut.
 BLOCK = 256
 
 #: What each part of the stream stakes on its texts and on its labels. Most on the whole, which most changes move.
@@ -43,11 +44,12 @@ SLICE_INPUTS = ("novelty", "uncertainty")
 SLICE_BINS = BINS // 4
 MAX_SLICES = 200
 
-#: The signals of labels: the loss of the true label, and which one it is.
+#: The signals of labels: whether the score was wrong, and which label is true.
 ERROR, TRUTH = "error", "labels"
 
-#: An e-process that no error made rise reaches this once in so many reigns (Ville's inequality): 5 %.
-HARM = 20.0
+#: An e-process that no error made rise reaches this after one move of the inputs in so many (Ville's inequality). Some
+#: fifty labels show a rise of errors from a fifth to two fifths, and a run waits for three times as many anyway.
+HARM = 100.0
 
 
 class Labels(NamedTuple):
@@ -58,11 +60,13 @@ class Labels(NamedTuple):
 
     @property
     def values(self) -> Values:
-        """`[n, 1 + labels]`: how wrong the score was, on the scale of log-odds, and which label is true."""
-        rows = np.arange(len(self.truth))
-        right = np.clip(self.probabilities[rows, self.truth].astype(np.float64), 1e-6, 1 - 1e-6)
-        which = (np.arange(self.probabilities.shape[1]) == self.truth[:, None]).astype(np.float64)
-        return np.column_stack([np.log((1 - right) / right), which])
+        """`[n, 1 + labels]` of 0 and 1: whether the score was wrong, and which label is true.
+
+        Not how wrong: where confidence falls and errors do not, there is no harm.
+        """
+        wrong = self.probabilities.argmax(axis=1) != self.truth
+        which = np.arange(self.probabilities.shape[1]) == self.truth[:, None]
+        return np.column_stack([wrong, which]).astype(np.float64)
 
 
 class Place(NamedTuple):
@@ -82,7 +86,7 @@ class Finding:
 
     `slice` is "" for the whole stream, else `source NAME` or `key NAME`: where most of the evidence is. `signals` are
     the shares of that evidence by signal; `signal` has the largest, `label` is which label's mix moved, if that is it.
-    The winnings began `ago` values of that part before the alarm (1 is at it), at a text of `moment` (NaN if unknown).
+    The winnings began `ago` values of that part before the alarm (1 is at it), at a text of `moment`.
     """
 
     side: Side
@@ -120,7 +124,7 @@ class Conformal:
     @property
     def statistic(self) -> float:
         """Evidence of change so far: 0 is none, and it alarms at 1."""
-        return sum(self._stake(side, name) * one.value for side, name, one in self._all()) / self._threshold
+        return self._gathered() / self._threshold
 
     @property
     def harmed(self) -> bool:
@@ -162,12 +166,12 @@ class Conformal:
         """Take the first of these texts, up to an alarm: how many, and the alarm at the last of them."""
         if self._signals is None:
             return len(texts.texts), None
-        block = slice(0, BLOCK)
+        block = self._block("texts")
         return self._take("texts", self._signals.values(texts.part(block)), place.part(block))
 
     def take_labels(self, labels: Labels, place: Place) -> tuple[int, Finding | None]:
         """The same for labels."""
-        block = slice(0, BLOCK)
+        block = self._block("labels")
         values = Labels(labels.truth[block], labels.probabilities[block]).values
         return self._take("labels", values, place.part(block))
 
@@ -223,14 +227,16 @@ class Conformal:
         since = np.nan if self._harm_since is None else self._harm_since
         return {"harm": self._harm, "harm_since": np.array([since]), "harmed": np.array([self._harmed]), **orders}
 
+    def _block(self, side: Side) -> slice:
+        whole = self._parts[side].get("")
+        return slice(0, BLOCK - (whole.seen % BLOCK if whole else 0))
+
     def _take(self, side: Side, values: Values, place: Place) -> tuple[int, Finding | None]:
         count = len(values)
-        total = np.full(count, self.statistic * self._threshold)
-        members: dict[str, npt.NDArray[np.intp]] = {"": np.arange(count)}
-        for kind, names in (("source", place.sources), ("key", place.keys)):
-            for name in dict.fromkeys(one for one in names if one is not None):
-                at = np.flatnonzero([one == name for one in names])
-                members[f"{kind} {name}"] = at
+        if not count:
+            return 0, None
+        total = np.full(count, self._gathered())
+        members = _members(place)
         for name, at in members.items():
             columns = values[at][:, self._slice_columns(side)] if name else values
             part = self._part(side, name, columns.shape[1])
@@ -244,19 +250,30 @@ class Conformal:
         if side == "labels" and self._harm_since is not None:
             late = place.moments[:kept] >= self._harm_since
             self._weigh_harm(self._parts[side][""].paid[:kept][late])
-        for name, at in members.items():
-            self._parts[side][name].keep(int(np.searchsorted(at, kept)))
-            self._changed.add((side, name))
-        self._forget_silent(side)
-        return kept, self._finding(kept - 1) if over.size else None
+        self._keep(side, members, kept)
+        return kept, self._finding(kept - 1, float(place.moments[kept - 1])) if over.size else None
+
+    def _keep(self, side: Side, members: Mapping[str, npt.NDArray[np.intp]], kept: int) -> None:
+        parts = self._parts[side]
+        # In the order in which they were heard of last, the longest silent first.
+        for name, at in sorted(members.items(), key=lambda one: (one[1][one[1] < kept].max(initial=-1), one[0])):
+            parts[name].keep(int(np.searchsorted(at, kept)))
+            if at[0] < kept:
+                parts.move_to_end(name)
+                self._changed.add((side, name))
+            elif not parts[name].seen:
+                del parts[name]
+        if parts[""].seen % BLOCK == 0:
+            self._forget_silent(side)
 
     def _weigh_harm(self, paid: Values) -> None:
         """What bets on rising errors have won; what has been found is never taken back."""
         for row in paid[:, : len(GENERAL.rising)][:, GENERAL.rising]:
-            self._harm = self._harm * row
-            self._harmed = self._harmed or bool(self._harm.mean() >= HARM)
+            if not self._harmed:
+                self._harm = self._harm * row
+                self._harmed = bool(self._harm.mean() >= HARM)
 
-    def _finding(self, index: int) -> Finding:
+    def _finding(self, index: int, moment: float) -> Finding:
         evidence = self.statistic
         side, name, part = max(self._all(), key=lambda one: self._stake(one[0], one[1]) * one[2].value)
         leader: Leader = part.leader()
@@ -266,9 +283,12 @@ class Conformal:
             shares[group] = shares.get(group, 0.0) + amount
         signal = part.groups[leader.component]
         label = leader.component - part.groups.index(signal) if signal in (MIX, TRUTH) else None
-        return Finding(
-            side, index, evidence, name, signal, label, leader.rose, shares, part.seen - leader.since, leader.moment
-        )
+        # Where no value has won anything, the alarm is all there is to date.
+        ago, since = max(1, part.seen - leader.since), moment if np.isnan(leader.moment) else leader.moment
+        return Finding(side, index, evidence, name, signal, label, leader.rose, shares, ago, since)
+
+    def _gathered(self) -> float:
+        return sum((self._stake(side, name) * one.value for side, name, one in self._all()), 0.0)
 
     def _all(self) -> list[tuple[Side, str, Evidence]]:
         return [(side, name, one) for side, parts in self._parts.items() for name, one in parts.items()]
@@ -285,17 +305,16 @@ class Conformal:
         part = self._parts[side].get(name)
         if part is None:
             part = self._parts[side][name] = self._new_part(side, name, components)
-        self._parts[side].move_to_end(name)
         return part
 
     def _new_part(self, side: Side, name: str, components: int) -> Evidence:
         seed = zlib.crc32(f"{self._seed} {side} {name}".encode())
         bins = SLICE_BINS if name else BINS
         if side == "labels":
-            # Log-odds of a fair guess, and their usual range; whether a label is true is 0 or 1.
+            # All values are 0 or 1.
             groups = [ERROR, *[TRUTH] * (components - 1)]
-            centre, spread = np.where(np.arange(components) == 0, [[0.0], [2.0]], [[0.5], [0.1]])
-            return Evidence(groups, [GENERAL] * components, Ranks(centre, spread, seed, bins))
+            ranks = Ranks(np.full(components, 0.5), np.full(components, 0.1), seed, bins)
+            return Evidence(groups, [GENERAL] * components, ranks)
         signals = self._signals
         if signals is None:
             raise RuntimeError("texts are watched against a reference, and there is none yet")
@@ -316,6 +335,16 @@ class Conformal:
         for name in silent:
             del parts[name]
         self._changed |= {(side, name) for name in silent}
+
+
+def _members(place: Place) -> dict[str, npt.NDArray[np.intp]]:
+    """The places `[n]` of each part's own, by its name."""
+    members: dict[str, list[int]] = {"": list(range(len(place.moments)))}
+    for at, (source, key) in enumerate(zip(place.sources, place.keys, strict=True)):
+        for kind, name in (("source", source), ("key", key)):
+            if name is not None:
+                members.setdefault(f"{kind} {name}", []).append(at)
+    return {name: np.array(at, dtype=np.intp) for name, at in members.items()}
 
 
 def _no_harm() -> Values:

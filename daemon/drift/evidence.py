@@ -8,6 +8,7 @@ N (Shin, Ramdas & Rinaldo 2023, "E-detectors: a nonparametric framework for sequ
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,20 @@ from daemon.drift.bets import Bets
 from daemon.drift.detector import Values
 from daemon.drift.ranks import Ranks
 
-_NOTHING: tuple[Values, Values, Values] = (np.empty((0, 0)), np.empty((0, 0)), np.empty(0))
+#: No sum grows beyond this: what goes on changing would overflow, with the evidence turned off or in one long update.
+MOST = 1e100
+
+
+class _Taken(NamedTuple):
+    """An update of which nobody has said yet how much counts."""
+
+    values: Values
+    factors: Values
+    sums: Values
+    moments: Values
+
+
+_NOTHING = _Taken(np.empty((0, 0)), np.empty((0, 0)), np.empty((0, 0)), np.empty(0))
 
 
 @dataclass(frozen=True)
@@ -46,7 +60,7 @@ class Evidence:
         self._weights = np.repeat([share / size for share, size in zip(shares, sizes, strict=True)], sizes)
         self._seen = 0
         self._sums: Values = np.zeros(0)
-        self._pending: tuple[Values, Values, Values] = _NOTHING
+        self._pending = _NOTHING
         self.reset()
 
     @property
@@ -66,22 +80,25 @@ class Evidence:
         for at in range(len(factors)):
             running += grown[at]
             running *= factors[at]
+            np.minimum(running, MOST, out=running)
             sums[at] = running
-        self._pending = factors, sums, np.asarray(moments, dtype=np.float64)
+        self._pending = _Taken(values, factors, sums, np.asarray(moments, dtype=np.float64))
         course: Values = sums @ self._weights
         return course
 
     @property
     def paid(self) -> Values:
         """What each bet paid at each value of the last update: `[n, bets]`, those of the first component first."""
-        return self._pending[0]
+        return self._pending.factors
 
     def keep(self, count: int) -> None:
         """Let the first `count` of the last update's values count, and forget the others."""
+        taken = self._pending
+        if count < len(taken.values):
+            self.ranks.take_back(taken.values[count:])
         if count:
-            factors, sums, moments = (part[:count] for part in self._pending)
-            self._sums = sums[-1]
-            self._date(np.log(factors), moments)
+            self._sums = taken.sums[count - 1]
+            self._date(np.log(taken.factors[:count]), taken.moments[:count])
             self._seen += count
         self._pending = _NOTHING
 

@@ -57,8 +57,8 @@ class Alarm:
 
     `evidence` is the detector's own, at its threshold or above. `before` and `after` are a configured detector's means
     of its signal. Conformal evidence says instead in which `slice` of the stream most of it is ("" for all of it),
-    which `signals` hold what share of it, and when the change began: `ago` texts (labels, when they told it) before the
-    alarm, at a text written at `moment`.
+    which `signals` hold what share of it, and when the change began: `ago` texts before the alarm (labels, when it is
+    `by_labels`: they told it, even if a text brought the last of the evidence), at a text written at `moment`.
     """
 
     detector: str
@@ -73,6 +73,7 @@ class Alarm:
     signals: Mapping[str, float] = field(default_factory=dict)
     ago: int | None = None
     moment: float | None = None
+    by_labels: bool = False
 
     @property
     def direction(self) -> Literal["rose", "fell"]:
@@ -82,7 +83,7 @@ class Alarm:
     @property
     def calls_for_reference(self) -> bool:
         """The texts that are usual from here on are others."""
-        return self.detector == CONFORMAL and self.signal not in (ERROR, TRUTH)
+        return self.detector == CONFORMAL and not self.by_labels
 
     def __str__(self) -> str:
         where = f" in {self.slice}" if self.slice else ""
@@ -151,8 +152,7 @@ class DriftMonitor:
         found = [self._told(finding, scores.labels)] if finding else []
         asked = self._ask(texts.part(slice(0, taken)), sketched[sketched < taken])
         found += [replace(alarm, moment=float(scores.place.moments[alarm.index])) for alarm in asked]
-        if found:
-            self._conformal.watch_harm(found[0].moment)
+        self._follow(found)
         return taken, found
 
     def observe_labels(self, truths: Truths) -> tuple[int, list[Alarm]]:
@@ -161,10 +161,7 @@ class DriftMonitor:
         wrong = truths.labels.probabilities[:taken].argmax(axis=1) != truths.labels.truth[:taken]
         found = [self._told(finding, truths.names)] if finding else []
         found += self._update("error", wrong.astype(np.float64), np.arange(taken))
-        if finding is not None:
-            # What errors are now is what they are compared with from here on.
-            self._conformal.start_labels()
-            self._conformal.stop_evidence()
+        self._follow(found)
         return taken, found
 
     def unusual(self, texts: Texts) -> Values:
@@ -245,11 +242,22 @@ class DriftMonitor:
         if not same_window:
             self.renew(self._fresh)
 
+    def _follow(self, found: Sequence[Alarm]) -> None:
+        if any(alarm.by_labels and alarm.detector == CONFORMAL for alarm in found):
+            # What errors are now is what they are compared with from here on.
+            self._conformal.start_labels()
+            self._conformal.stop_evidence()
+        moved = [alarm for alarm in found if not alarm.by_labels]
+        if moved:
+            self._conformal.watch_harm(moved[0].moment)
+
     def _told(self, finding: Finding, labels: Sequence[str]) -> Alarm:
         if finding.signal in (MIX, TRUTH):
             kind: Kind = "label mix"
         else:
-            kind = "concept" if finding.signal == ERROR and not self._moved else "input"
+            # Where inputs have been the same for long, errors that rise now did not rise with them.
+            settled = not self._moved or self._fresh >= 2 * self._config.reference
+            kind = "concept" if finding.signal == ERROR and settled else "input"
         self._moved = self._moved or (kind == "input" and finding.side == "texts")
         named = {
             f"share of {labels[finding.label]}" if name == finding.signal and finding.label is not None else name: share
@@ -266,7 +274,8 @@ class DriftMonitor:
             slice=finding.slice,
             signals=named,
             ago=finding.ago,
-            moment=None if math.isnan(finding.moment) else finding.moment,
+            moment=finding.moment,
+            by_labels=finding.side == "labels",
         )
 
     def _ask(self, texts: Texts, sketched: npt.NDArray[np.intp]) -> list[Alarm]:
@@ -296,6 +305,7 @@ class DriftMonitor:
                 change.after > change.before,
                 change.before,
                 change.after,
+                by_labels=signal == "error",
             )
             for (name, watched), detector in self._detectors.items()
             if watched == signal

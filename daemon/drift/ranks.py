@@ -52,6 +52,13 @@ class Ranks:
             p_values[start : start + BLOCK] = self._block(values[start : start + BLOCK])
         return p_values
 
+    def take_back(self, values: Values) -> None:
+        """Be as before the latest `[n, components]` were ranked."""
+        for component, column in enumerate(self._bins(values).T):
+            self.counts[component] -= np.bincount(column[column >= 0], minlength=self._bin_count)
+        self._drawn -= values.size
+        self._wind()
+
     def standing(self, values: Values) -> Values:
         """The share of all values so far that are as large as each of `[n, components]`, of which none is taken."""
         bins = self._bins(values)
@@ -69,6 +76,9 @@ class Ranks:
             raise ValueError(f"ranks of shape {list(counts.shape)} saved, {list(self.counts.shape)} expected")
         self.counts = counts
         self._drawn = int(np.asarray(state["drawn"]).item())
+        self._wind()
+
+    def _wind(self) -> None:
         generator = np.random.PCG64(self._seed)
         generator.advance(self._drawn)
         self._random = np.random.Generator(generator)

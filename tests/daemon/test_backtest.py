@@ -49,7 +49,7 @@ def test_the_loop_closes_drift_is_noticed_learned_and_scored_better(recorded):
     report, _ = recorded
     alarm = next(one for one in report["drift"]["alarms"] if one["text_index"] > 200)
     assert (alarm["detector"], alarm["kind"]) == ("conformal", "input")
-    assert 195 < alarm["began_index"] <= alarm["text_index"] < 220
+    assert 195 < alarm["began_index"] <= alarm["text_index"] < 240
     assert alarm["explanation"]["clusters"][0]["examples"]
     promoted = [model for model in report["models"] if model["promoted"]]
     assert promoted[0]["trigger"] == "drift"

@@ -247,12 +247,13 @@ def test_a_spike_reaches_the_alerts_topic_and_resolves(desk):
 
 def test_what_expires_is_counted(config):
     changes = {"labels": config.labels.model_copy(update={"horizon": 3600.0})}
-    # What is rescored stays, however old.
+    # What is rescored, or the reference window, stays, however old.
     changes["memory"] = config.memory.model_copy(update={"rescored": 0})
+    changes["drift"] = config.drift.model_copy(update={"reference": 30})
     desk = Desk(config.model_copy(update=changes))
-    desk.step([score_row(0), score_row(1)], [label_row(1), label_row(77)], now=NOW)
+    desk.step([score_row(number) for number in range(40)], [label_row(1), label_row(77)], now=NOW)
     desk.step(now=NOW + 7200)
-    assert desk.value("scores_expired_total") == 1
+    assert desk.value("scores_expired_total") == 9
     assert desk.value("labels_total", outcome="expired") == 1
     desk.close()
 

@@ -157,6 +157,63 @@ def test_only_scores_without_a_label_are_without_truth(waiting: Waiting) -> None
     assert waiting.without_truth(["a", "b", "c", "d"]) == {"b"}
 
 
+def test_the_latest_that_have_a_truth_come_with_it_oldest_first(waiting: Waiting) -> None:
+    waiting.add_scores([scored(f"t{number}") for number in range(9)])
+    for number in (5, 1, 3, 0):
+        waiting.add_label(answer(f"t{number}", "down"))
+    waiting.add_label(answer("t3", "up"))
+
+    assert [(score.id, truth) for score, truth in waiting.judged(3)] == [("t1", "down"), ("t3", "up"), ("t5", "down")]
+    assert len(waiting.judged(99)) == 4
+    assert waiting.judged(0) == []
+
+
+def test_a_label_that_comes_late_is_judged_however_many_texts_came_since(waiting: Waiting) -> None:
+    waiting.add_scores([scored(f"t{number}") for number in range(500)])
+    waiting.add_label(answer("t2"))
+
+    assert [score.id for score, _ in waiting.judged(10)] == ["t2"]
+
+
+def test_a_moment_is_at_the_first_text_written_then_or_later(waiting: Waiting) -> None:
+    waiting.add_scores([scored(f"t{number}")._replace(timestamp=10.0 * number) for number in range(1, 6)])
+
+    assert [waiting.place_of(moment) for moment in (0, 10, 11, 50)] == [1, 1, 2, 5]
+    # After all of them, it is at the last.
+    assert waiting.place_of(51) == 5
+
+
+def test_places_are_counted_on_after_texts_expired(waiting: Waiting) -> None:
+    assert waiting.place_of(0) == 0
+    waiting.add_scores([scored("old")])
+    waiting.expire(1_000.0)
+    waiting.add_scores([scored("new", seen_at=1_000.0)._replace(timestamp=1_000.0)])
+
+    assert waiting.place_of(0) == waiting.place_of(1_000) == 2
+
+
+def test_the_latest_texts_stay_however_long_they_have_waited(db: sqlite3.Connection) -> None:
+    waiting = Waiting(db, CONFIG, keep=3)
+    waiting.add_scores([scored(f"t{number}") for number in range(5)])
+
+    assert waiting.expire(1_000.0) == Expired(scores=2, labels=0)
+    assert [score.id for score in waiting.recent(10)] == ["t2", "t3", "t4"]
+    assert waiting.expire(1_000.0) == Expired(0, 0)
+
+    waiting.add_scores([scored("t5", seen_at=1_000.0)])
+    assert waiting.expire(1_000.0) == Expired(scores=1, labels=0)
+    assert [score.id for score in waiting.recent(10)] == ["t3", "t4", "t5"]
+
+
+def test_no_more_stay_than_there_is_room_for(db: sqlite3.Connection) -> None:
+    waiting = Waiting(db, LabelsConfig(horizon=100.0, max_waiting=2), keep=3)
+    waiting.add_scores([scored(f"t{number}") for number in range(5)])
+
+    waiting.expire(0.0)
+
+    assert [score.id for score in waiting.recent(10)] == ["t3", "t4"]
+
+
 @dataclass
 class Model:
     """The same in a few dictionaries."""
@@ -238,6 +295,7 @@ def test_in_any_order_scores_and_labels_join_as_in_a_simple_model(
     db.close()
 
 
+@settings(deadline=None)
 @given(order=st.permutations(["score", "score", "first", "first", "correction"]))
 def test_however_late_either_comes_a_text_is_judged_once(
     tmp_path_factory: pytest.TempPathFactory, order: list[str]
