@@ -117,6 +117,9 @@ def print_status(config: Config, console: Console, *, as_json: bool) -> None:
     since = f" since {utc(champion['since']):%Y-%m-%d %H:%M}" if champion else ""
     console.print(f"champion  {champion['version'] if champion else 'none'}{since}")
     console.print(f"live      {found['texts']} texts, {live['labels']} labels, {_accuracy(live)}")
+    if (estimated := live["estimated_accuracy"]) is not None:
+        between = f"{estimated['lower']:.3f} to {estimated['upper']:.3f}"
+        console.print(f"estimated accuracy {estimated['accuracy']:.3f} ({between}), from the champion's confidence")
     console.print("memory    " + ", ".join(f"{part} {count}" for part, count in found["memory"].items()))
     if learning:
         console.print(

@@ -7,6 +7,7 @@ from typing import Any
 
 from daemon.config import Config
 from daemon.doubts import Doubt, Doubts
+from daemon.estimate import Estimate
 from daemon.learning import progress_of
 from daemon.memory import Memory
 from daemon.prequential import Prequential
@@ -65,6 +66,8 @@ def status(config: Config) -> Mapping[str, Any]:
         counts = blobs.get_json("prequential", None)
         window = config.triggers.accuracy.window
         live = Prequential.restored(counts, window=window, max_slices=1) if counts else None
+        watched = blobs.get_json("watch", None)
+        estimated = Estimate.restored(watched["estimate"], window=window).estimated if watched else None
         progress = progress_of(config.home / "jobs" / job.name) if job else None
         return {
             "champion": blobs.get_json("champion", None),
@@ -74,6 +77,7 @@ def status(config: Config) -> Mapping[str, Any]:
                 "accuracy": live.overall.accuracy if live else None,
                 "macro_f1": live.overall.macro_f1 if live else None,
                 "recent_accuracy": live.recent.accuracy if live else None,
+                "estimated_accuracy": estimated._asdict() if estimated else None,
             },
             "memory": Memory(db, config.memory).parts(),
             "learning": None

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from daemon.champion import Reign
 from daemon.config import Config, GateConfig
+from daemon.estimate import Estimate
 from daemon.gate.audit import Audit
 from daemon.gate.slices import Comparison
 from daemon.gate.verdict import Verdict
@@ -262,11 +263,24 @@ def test_everything_can_be_had_as_json(busy: Config) -> None:
         "accuracy": 0.75,
         "macro_f1": pytest.approx(3 / 7),
         "recent_accuracy": 0.75,
+        "estimated_accuracy": None,
     }
     versions = json.loads(printed(lambda console: print_versions(busy, console, as_json=True)))
     assert [(one["version"], one["champion"]) for one in versions] == [("v1", False), ("v2", True)]
     version = json.loads(printed(lambda console: print_version(busy, "v2", console, as_json=True)))
     assert version["decision"]["p_better"] == 0.0012
+
+
+def test_the_estimated_accuracy_is_shown_beside_the_true_one(busy: Config) -> None:
+    estimate = Estimate("v2", window=100)
+    estimate.scored([0.75] * 100)
+    db = open_home(busy)
+    Blobs(db).put_json("watch", {"estimate": estimate.state()})
+    db.close()
+
+    shown = printed(lambda console: print_status(busy, console, as_json=False))
+
+    assert "estimated accuracy 0.750 (0.665 to 0.835), from the champion's confidence" in shown
 
 
 def test_a_job_that_has_not_begun_is_at_nothing(busy: Config) -> None:
