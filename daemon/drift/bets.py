@@ -31,6 +31,11 @@ EDGE = 5e-4
 MOVES = (0.1, 0.2, 0.35)
 STEPS = 200
 
+#: Of values that are 0 or 1: the shares of ones that may be usual, and by what they are bet to be multiplied. A share
+#: in between is bet on by its neighbours, at some tenth less.
+SHARES = (0.05, 0.1, 0.2, 0.35)
+FACTORS = (0.4, 1.6, 2.4)
+
 
 @dataclass(frozen=True)
 class Bets:
@@ -71,6 +76,20 @@ def on_mix(probability: Values) -> Bets:
             paid = np.maximum(1 + signed * toward, 0.02)
             tables.append(paid / paid.mean())
     return Bets(np.array([True, False] * len(MOVES)), np.stack(tables, axis=1))
+
+
+def _on_share() -> Bets:
+    tables = []
+    middles = (np.arange(STEPS) + 0.5) / STEPS
+    for usual in SHARES:
+        for factor in FACTORS:
+            share = usual * factor
+            tables.append(np.where(middles < usual, factor, (1 - share) / (1 - usual)))
+    return Bets(np.array([factor > 1 for _ in SHARES for factor in FACTORS]), np.stack(tables, axis=1))
+
+
+#: Bets on values of 0 and 1: where ones are `usual`, their p-values are those below that share.
+ON_SHARE = _on_share()
 
 
 def _general(p: Values) -> Values:

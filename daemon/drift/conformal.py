@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from daemon.drift.bets import GENERAL
+from daemon.drift.bets import GENERAL, ON_SHARE
 from daemon.drift.detector import Values
 from daemon.drift.evidence import Evidence, Leader
 from daemon.drift.ranks import BINS, Ranks
@@ -32,7 +32,7 @@ BLOCK = 256
 
 #: What each part of the stream stakes on its texts and on its labels. Most on the whole, which most changes move.
 STAKES: dict[str, dict[Side, float]] = {
-    "": {"texts": 0.55, "labels": 0.1},
+    "": {"texts": 0.45, "labels": 0.2},
     "source": {"texts": 0.15, "labels": 0.025},
     "key": {"texts": 0.15, "labels": 0.025},
 }
@@ -40,12 +40,21 @@ STAKES: dict[str, dict[Side, float]] = {
 #: Components of the inputs that a slice is watched for: a part of the stream is moved by what moves any of them.
 SLICE_INPUTS = ("novelty", "uncertainty")
 
+#: A slice stands out when its evidence is so many times that of the next of its kind. The whole stream has more, for
+#: it is watched for more; if it has so much more, squared, the slice is no matter.
+APART = 10.0
+
 #: Slices are ranked in fewer bins, and the longest silent gives way to a new one: a megabyte in all.
 SLICE_BINS = BINS // 4
 MAX_SLICES = 200
 
-#: The signals of labels: whether the score was wrong, and which label is true.
+#: The signals of labels: how wrong the score was, and which label is true. Errors are bet on as more of them, and as
+#: surer ones.
 ERROR, TRUTH = "error", "labels"
+ERRORS = (0, 1)
+
+#: Signals that weigh more than others: the one that joins what meaning and wording say, and errors beside the mix.
+WEIGHTS = {"novelty": 2.0, ERROR: 2.0}
 
 #: An e-process that no error made rise reaches this after one move of the inputs in so many (Ville's inequality). Some
 #: fifty labels show a rise of errors from a fifth to two fifths, and a run waits for three times as many anyway.
@@ -60,13 +69,16 @@ class Labels(NamedTuple):
 
     @property
     def values(self) -> Values:
-        """`[n, 1 + labels]` of 0 and 1: whether the score was wrong, and which label is true.
+        """`[n, 2 + labels]`: how wrong the score was, twice, and 1 for the label that is true, 0 for others.
 
-        Not how wrong: where confidence falls and errors do not, there is no harm.
+        All scores that were right are alike: where confidence falls and errors do not, there is no harm. A wrong one
+        is between 1 and 2, by how much likelier the wrong label was said to be.
         """
-        wrong = self.probabilities.argmax(axis=1) != self.truth
+        rows, said = np.arange(len(self.truth)), self.probabilities.argmax(axis=1)
+        gap = self.probabilities[rows, said] - self.probabilities[rows, self.truth]
+        wrong = np.where(said == self.truth, 0.0, 1.0 + gap)
         which = np.arange(self.probabilities.shape[1]) == self.truth[:, None]
-        return np.column_stack([wrong, which]).astype(np.float64)
+        return np.column_stack([wrong, wrong, which]).astype(np.float64)
 
 
 class Place(NamedTuple):
@@ -268,14 +280,15 @@ class Conformal:
 
     def _weigh_harm(self, paid: Values) -> None:
         """What bets on rising errors have won; what has been found is never taken back."""
-        for row in paid[:, : len(GENERAL.rising)][:, GENERAL.rising]:
+        for row in paid[:, : len(ON_SHARE.rising)][:, ON_SHARE.rising]:
             if not self._harmed:
                 self._harm = self._harm * row
                 self._harmed = bool(self._harm.mean() >= HARM)
 
     def _finding(self, index: int, moment: float) -> Finding:
         evidence = self.statistic
-        side, name, part = max(self._all(), key=lambda one: self._stake(one[0], one[1]) * one[2].value)
+        side, name = self._where()
+        part = self._parts[side][name]
         leader: Leader = part.leader()
         amounts = part.by_component()
         shares: dict[str, float] = {}
@@ -286,6 +299,16 @@ class Conformal:
         # Where no value has won anything, the alarm is all there is to date.
         ago, since = max(1, part.seen - leader.since), moment if np.isnan(leader.moment) else leader.moment
         return Finding(side, index, evidence, name, signal, label, leader.rose, shares, ago, since)
+
+    def _where(self) -> tuple[Side, str]:
+        """The part that tells what changed: the one with the most evidence, or a slice that stands out of its kind."""
+        side, most, _ = max(self._all(), key=lambda one: self._stake(one[0], one[1]) * one[2].value)
+        values = {name: part.value for name, part in self._parts[side].items()}
+        for kind in ("key", "source"):
+            of_kind = sorted((name for name in values if name.startswith(f"{kind} ")), key=values.__getitem__)[-2:]
+            if len(of_kind) == 2 and values[of_kind[1]] > max(APART * values[of_kind[0]], values[most] / APART**2):
+                return side, of_kind[1]
+        return side, most
 
     def _gathered(self) -> float:
         return sum((self._stake(side, name) * one.value for side, name, one in self._all()), 0.0)
@@ -311,10 +334,11 @@ class Conformal:
         seed = zlib.crc32(f"{self._seed} {side} {name}".encode())
         bins = SLICE_BINS if name else BINS
         if side == "labels":
-            # All values are 0 or 1.
-            groups = [ERROR, *[TRUTH] * (components - 1)]
-            ranks = Ranks(np.full(components, 0.5), np.full(components, 0.1), seed, bins)
-            return Evidence(groups, [GENERAL] * components, ranks)
+            errors = np.isin(np.arange(components), ERRORS)
+            ranks = Ranks(np.where(errors, 1.0, 0.5), np.where(errors, 0.35, 0.1), seed, bins)
+            bets = [GENERAL if at == ERRORS[1] else ON_SHARE for at in range(components)]
+            groups = [ERROR if error else TRUTH for error in errors]
+            return Evidence(groups, bets, ranks, WEIGHTS)
         signals = self._signals
         if signals is None:
             raise RuntimeError("texts are watched against a reference, and there is none yet")
@@ -323,6 +347,7 @@ class Conformal:
             [signals.groups[at] for at in columns],
             [signals.bets[at] for at in columns],
             Ranks(signals.centre[columns], signals.spread[columns], seed, bins),
+            WEIGHTS,
         )
 
     def _forget(self, side: Side) -> None:
@@ -348,4 +373,4 @@ def _members(place: Place) -> dict[str, npt.NDArray[np.intp]]:
 
 
 def _no_harm() -> Values:
-    return np.ones(int(GENERAL.rising.sum()))
+    return np.ones(int(ON_SHARE.rising.sum()))

@@ -8,6 +8,7 @@ N (Shin, Ramdas & Rinaldo 2023, "E-detectors: a nonparametric framework for sequ
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -47,16 +48,26 @@ class Leader:
 
 
 class Evidence:
-    """Takes `[n, components]` values. `groups` `[components]` names the signal of each: signals weigh alike."""
+    """Takes `[n, components]` values. `groups` `[components]` names the signal of each.
 
-    def __init__(self, groups: Sequence[str], bets: Sequence[Bets], ranks: Ranks) -> None:
+    Signals weigh alike, unless `weights` say otherwise.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[str],
+        bets: Sequence[Bets],
+        ranks: Ranks,
+        weights: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         self._bets = list(bets)
         self.ranks = ranks
         self.groups = list(groups)
         sizes = [len(one.rising) for one in bets]
         self._component = np.repeat(np.arange(len(sizes)), sizes)
         self._rising = np.concatenate([one.rising for one in bets])
-        shares = [1 / len(set(groups)) / self.groups.count(group) for group in groups]
+        whole = sum(weights.get(group, 1.0) for group in set(groups))
+        shares = [weights.get(group, 1.0) / whole / self.groups.count(group) for group in groups]
         self._weights = np.repeat([share / size for share, size in zip(shares, sizes, strict=True)], sizes)
         self._seen = 0
         self._sums: Values = np.zeros(0)

@@ -210,7 +210,7 @@ def test_evidence_of_labels_is_theirs_though_a_text_brings_the_last_of_it() -> N
         conformal = watching(400.0)
         take_texts(conformal, texts(200), place(200))
         take_labels(conformal, labels(200), place(200))
-        more = labels(200, seed=2, wrong=0.35)
+        more = labels(200, seed=9, wrong=0.3)
         part = Labels(more.truth[:count], more.probabilities[:count])
         return conformal, take_labels(conformal, part, place(count, start=200))[0]
 
