@@ -12,7 +12,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -123,6 +123,8 @@ class Conformal:
         self._signals: Signals | None = None
         self._parts: dict[Side, OrderedDict[str, Evidence]] = {"texts": OrderedDict(), "labels": OrderedDict()}
         self._changed: set[tuple[Side, str]] = set()
+        #: What has been heard of so far, as pairs of a side and a kind of part: the others' stakes are not spent.
+        self._heard: set[tuple[Side, str]] = set()
         self._referred = True
         self._harm_since: float | None = None
         self._harm = _no_harm()
@@ -223,9 +225,10 @@ class Conformal:
         self._harm_since = None if np.isnan(since) else since
         self._harmed = bool(np.asarray(core["harmed"]).item())
         self._signals = Signals.restored(states["reference"]) if "reference" in states else None
+        self._heard = {(side, kind) for side, kind in _json(core["heard"])}
         for side in self._parts:
             self._parts[side].clear()
-            for name in json.loads(np.asarray(core[f"{side} in order"], dtype=np.uint8).tobytes()):
+            for name in _json(core[f"{side} in order"]):
                 state = states[f"{side}/{name}"]
                 self._part(side, name, len(state["counts"])).restore(state)
         self._changed.clear()
@@ -237,6 +240,7 @@ class Conformal:
             for side, parts in self._parts.items()
         }
         since = np.nan if self._harm_since is None else self._harm_since
+        orders["heard"] = np.frombuffer(json.dumps(sorted(self._heard)).encode(), dtype=np.uint8)
         return {"harm": self._harm, "harm_since": np.array([since]), "harmed": np.array([self._harmed]), **orders}
 
     def _block(self, side: Side) -> slice:
@@ -247,6 +251,8 @@ class Conformal:
         count = len(values)
         if not count:
             return 0, None
+        if (new := self._first_unheard(side, place)) > 0:
+            return self._take(side, values[:new], place.part(slice(0, new)))
         total = np.full(count, self._gathered())
         members = _members(place)
         for name, at in members.items():
@@ -317,7 +323,22 @@ class Conformal:
         return [(side, name, one) for side, parts in self._parts.items() for name, one in parts.items()]
 
     def _stake(self, side: Side, name: str) -> float:
-        return STAKES[name.partition(" ")[0]][side]
+        """Of what is staked on all that has been heard of, the part of `name`. It shrinks when more is heard of, so no
+        evidence gains by it.
+        """
+        spent = sum(STAKES[kind][of] for of, kind in sorted(self._heard)) or 1.0
+        return STAKES[_kind(name)][side] / spent
+
+    def _first_unheard(self, side: Side, place: Place) -> int:
+        """Up to which of these all is of kinds heard of before; 0 when it is all, or when the first one adds a kind."""
+        for at, (source, key) in enumerate(zip(place.sources, place.keys, strict=True)):
+            kinds = {(side, kind) for kind, name in (("", ""), ("source", source), ("key", key)) if name is not None}
+            if not kinds <= self._heard:
+                if at == 0:
+                    self._heard |= kinds
+                    continue
+                return at
+        return 0
 
     def _slice_columns(self, side: Side) -> list[int]:
         if side == "labels" or self._signals is None:
@@ -370,6 +391,14 @@ def _members(place: Place) -> dict[str, npt.NDArray[np.intp]]:
             if name is not None:
                 members.setdefault(f"{kind} {name}", []).append(at)
     return {name: np.array(at, dtype=np.intp) for name, at in members.items()}
+
+
+def _kind(name: str) -> str:
+    return name.partition(" ")[0]
+
+
+def _json(array: npt.NDArray[np.generic]) -> Any:
+    return json.loads(np.asarray(array, dtype=np.uint8).tobytes())
 
 
 def _no_harm() -> Values:

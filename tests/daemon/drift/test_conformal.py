@@ -210,7 +210,7 @@ def test_evidence_of_labels_is_theirs_though_a_text_brings_the_last_of_it() -> N
         conformal = watching(400.0)
         take_texts(conformal, texts(200), place(200))
         take_labels(conformal, labels(200), place(200))
-        more = labels(200, seed=9, wrong=0.3)
+        more = labels(200, seed=29, wrong=0.35)
         part = Labels(more.truth[:count], more.probabilities[:count])
         return conformal, take_labels(conformal, part, place(count, start=200))[0]
 
@@ -293,8 +293,10 @@ def test_without_a_reference_texts_are_not_watched_and_labels_are() -> None:
 def test_another_reference_forgets_what_texts_told_and_not_what_labels_did() -> None:
     conformal, window = watching(), texts(90, seed=5, new=1.0)
     take_labels(conformal, labels(50), place(50))
-    told_by_labels = conformal.statistic
     take_texts(conformal, texts(50), place(50, sources=["a"]))
+    conformal.lose_reference()
+    told_by_labels = conformal.statistic
+    assert told_by_labels > 0
 
     conformal.refer(Signals.of(window.part(slice(0, 30)), 4), window.part(slice(30, None)))
 

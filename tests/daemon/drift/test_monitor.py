@@ -237,7 +237,7 @@ def test_labels_tell_of_the_label_mix_too() -> None:
 
 def test_after_an_alarm_of_the_errors_their_new_level_is_what_is_usual() -> None:
     watched = Watched()
-    before, after = truths(wrong=0.6), truths(0.6, 0.6, seed=6)
+    before, after = truths(wrong=0.6), truths(0.6, 0.6, seed=7)
 
     assert len(watched.take_labels(before)) == 1
     assert watched.take_labels(after) == []
