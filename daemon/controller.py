@@ -157,12 +157,12 @@ class Controller:
 
     def _rebase(self, champion: Champion, rescored: Sequence[Rescored], now: float) -> None:
         """Everything measured of the champion starts anew with another one."""
-        against = self.intake.rebase(champion, rescored, now)
         self._noticed["best_accuracy"] = self._noticed["mix"] = None
         drift = self._noticed["drift"]
         # A model that learned while the stream was only beginning to drift has not learned the drift.
         if drift and self._labels_of(drift, up_to=champion.newest_example) >= self._config.triggers.drift_labels:
             self._noticed["drift"] = None
+        against = self.intake.rebase(champion, rescored, now, drifting=self._noticed["drift"] is not None)
         if against is not None:
             self._end_probation(against, now)
 

@@ -101,8 +101,12 @@ class Intake:
         self._join(joined, champion, news, now, settled)
         return news
 
-    def rebase(self, champion: Champion, rescored: Sequence[Rescored], now: float) -> str | None:
+    def rebase(
+        self, champion: Champion, rescored: Sequence[Rescored], now: float, *, drifting: bool = False
+    ) -> str | None:
         """Start judging a new champion, on the recent past as it scores it; without any, from the coming texts.
+
+        `drifting`: it has not learned the drift that was noticed, whose harm is still to be told.
 
         Returns what speaks for rolling it back at once, if labels that came while it learned do.
         """
@@ -123,7 +127,9 @@ class Intake:
         for id in pending:
             against = (self.probation.count(id, late[id]) if id in late else None) or against
         seen = {id for id in best if share_of(id, self._config.memory) == "learn"} - set(pending)
-        self.watch.rebase(champion, rescored, {id: text.text for id, text in texts.items()}, frozenset(seen))
+        self.watch.rebase(
+            champion, rescored, {id: text.text for id, text in texts.items()}, frozenset(seen), drifting=drifting
+        )
         self.spikes.rebase(
             champion.version,
             [

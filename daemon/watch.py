@@ -150,7 +150,13 @@ class DriftWatch:
         return found
 
     def rebase(
-        self, champion: Champion, rescored: Sequence[Rescored], texts: Mapping[str, str], learned: frozenset[str]
+        self,
+        champion: Champion,
+        rescored: Sequence[Rescored],
+        texts: Mapping[str, str],
+        learned: frozenset[str],
+        *,
+        drifting: bool = False,
     ) -> None:
         """Start again under a new champion, on the latest texts as it scored them again, whose `texts` are at hand.
 
@@ -164,7 +170,7 @@ class DriftWatch:
             sketches = np.array([row.sketch for row in rows], dtype=np.float32)
             window = Texts([texts[row.id] for row in rows], sketches, chances)
         self._know(champion)
-        self.monitor.rebase(window)
+        self.monitor.rebase(window, drifting=drifting)
         self.estimate.swap(champion.version)
         if window is not None:
             sure = window.probabilities.max(axis=1)

@@ -188,13 +188,18 @@ class DriftMonitor:
         self._conformal.refer(signals, usual)
         self._begin_novelty(signals, usual)
 
-    def rebase(self, window: Texts | None = None) -> None:
-        """Start again under a new champion, on `window`, the latest texts as it scores them; without, on what comes."""
+    def rebase(self, window: Texts | None = None, *, drifting: bool = False) -> None:
+        """Start again under a new champion, on `window`, the latest texts as it scores them; without, on what comes.
+
+        `drifting`: inputs have moved and the champion has not learned it. Whether that does harm is still told by the
+        errors that there were before, which are its predecessor's.
+        """
         for detector in self._detectors.values():
             detector.reset()
-        self._moved = False
-        self._conformal.start_labels()
-        self._conformal.watch_harm(None)
+        if not drifting:
+            self._moved = False
+            self._conformal.start_labels()
+            self._conformal.watch_harm(None)
         self.renew(0 if window is None else len(window.texts))
         if window is not None and self.wanted:
             self.refer(window.part(slice(-self.wanted, None)))

@@ -218,6 +218,19 @@ def test_errors_that_rise_after_inputs_moved_are_the_inputs_doing_and_do_harm() 
     assert watched.monitor.harmed
 
 
+@pytest.mark.parametrize("drifting", [True, False])
+def test_a_champion_that_has_not_learned_the_drift_is_held_to_the_errors_before_it(drifting: bool) -> None:
+    watched = Watched()
+    watched.take_labels(part_of_truths(truths(), slice(0, CHANGE)))
+    assert watched.take(part_of(stream(novelty=1.5), slice(0, CHANGE + 100)))
+
+    watched.monitor.rebase(None, drifting=drifting)
+    watched.take_labels(part_of_truths(truths(wrong=0.5), slice(CHANGE + 100, None)))
+
+    # Without its predecessor's errors, as many as these are what is usual of it.
+    assert watched.monitor.harmed == drifting
+
+
 def test_errors_that_stay_after_inputs_moved_do_no_harm() -> None:
     watched = Watched()
     watched.take_labels(part_of_truths(truths(), slice(0, CHANGE)))
