@@ -3,7 +3,6 @@
 Everything here happens inside the controller's step, and every part's state is stored with it.
 """
 
-import json
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
@@ -215,7 +214,7 @@ class Intake:
         """Store and watch the scores whose id is new; returns those whose label was here already."""
         if not scores:
             return []
-        kept = {id(score): _kept(score, now) for score in scores}
+        kept = {id(score): Scored.of(score, now) for score in scores}
         new, joined = self._waiting.add_scores(list(kept.values()))
         self._metrics.duplicates.labels("scores").inc(len(scores) - len(new))
         stored = {id(one) for one in new}
@@ -300,23 +299,6 @@ class Intake:
     def _set_aside(self, letter: DeadLetter, topic: str) -> None:
         self._metrics.dead_letters.labels(topic, letter.reason.value).inc()
         self._outbox.put(dead_letter(letter, self._config.topics.dead_letters))
-
-
-def _kept(score: Score, now: float) -> Scored:
-    sketch = None if score.sketch is None else decode_sketch(score.sketch).astype("<f2").tobytes()
-    return Scored(
-        score.id,
-        score.text,
-        score.source,
-        score.key,
-        score.timestamp.timestamp(),
-        score.label,
-        score.model,
-        now,
-        json.dumps(score.probabilities),
-        sketch,
-        None if sketch is None else score.model,
-    )
 
 
 def _is_sketch(sketch: str) -> bool:

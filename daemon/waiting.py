@@ -4,11 +4,13 @@ Both wait `labels.horizon` at most and are counted when they expire. A score sta
 come, so that a second label for the same text is known as a duplicate or a correction.
 """
 
+import json
 import sqlite3
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from daemon.config import LabelsConfig
+from daemon.records import Score, decode_sketch
 
 
 class Scored(NamedTuple):
@@ -29,6 +31,24 @@ class Scored(NamedTuple):
     probabilities: str | None = None
     sketch: bytes | None = None
     sketched_by: str | None = None
+
+    @classmethod
+    def of(cls, score: Score, now: float) -> Self:
+        """What is kept of `score`, which was read at `now`."""
+        sketch = None if score.sketch is None else decode_sketch(score.sketch).astype("<f2").tobytes()
+        return cls(
+            score.id,
+            score.text,
+            score.source,
+            score.key,
+            score.timestamp.timestamp(),
+            score.label,
+            score.model,
+            now,
+            json.dumps(score.probabilities),
+            sketch,
+            None if sketch is None else score.model,
+        )
 
 
 class Answer(NamedTuple):

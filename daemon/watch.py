@@ -105,7 +105,11 @@ class DriftWatch:
         """Texts that the champion scored, oldest first; they are waiting for their labels already."""
         self._know(champion)
         scores = Scores(
-            Texts([one.text for one in live], _sketches(live), _probabilities(live, champion.labels)),
+            Texts(
+                [one.text for one in live],
+                _sketches(live),
+                _in_columns([one.probabilities for one in live], champion.labels),
+            ),
             _place(
                 [one.source for one in live], [one.key for one in live], [one.timestamp.timestamp() for one in live]
             ),
@@ -130,9 +134,7 @@ class DriftWatch:
         """True labels of texts that the champion scored, in the order they came."""
         self._know(champion)
         known = [one for one in live if one.scored.probabilities and one.truth in champion.labels]
-        given = [json.loads(one.scored.probabilities or "") for one in known]
-        chances = np.array([[row.get(label, 0.0) for label in champion.labels] for row in given])
-        chances = chances.reshape(len(known), len(champion.labels))
+        chances = _in_columns([json.loads(one.scored.probabilities or "") for one in known], champion.labels)
         truth = np.array([champion.labels.index(one.truth) for one in known], dtype=np.int64)
         moments = [one.scored.timestamp for one in known]
         place = _place([one.scored.source for one in known], [one.scored.key for one in known], moments)
@@ -259,8 +261,7 @@ class DriftWatch:
             if row.sketch is not None and row.sketched_by == self._version:
                 sketches[at] = np.frombuffer(row.sketch, dtype="<f2")
             if row.model == self._version and row.probabilities:
-                given = json.loads(row.probabilities)
-                chances[at] = [given.get(label, 0.0) for label in self._labels]
+                chances[at] = _in_columns([json.loads(row.probabilities)], self._labels)[0]
         return Texts([row.text for row in rows], sketches, chances)
 
     def _know(self, champion: Champion) -> None:
@@ -275,8 +276,10 @@ def _sketches(live: Sequence[Score]) -> np.ndarray:
     return sketches
 
 
-def _probabilities(live: Sequence[Score], labels: Sequence[str]) -> np.ndarray:
-    return np.array([[score.probabilities.get(label, 0.0) for label in labels] for score in live])
+def _in_columns(given: Sequence[Mapping[str, float]], labels: Sequence[str]) -> np.ndarray:
+    """Probabilities by label as `[n, labels]`, in the order of `labels`."""
+    rows = np.array([[row.get(label, 0.0) for label in labels] for row in given])
+    return rows.reshape(len(given), len(labels))
 
 
 def _place(sources: Sequence[str | None], keys: Sequence[str | None], moments: Sequence[float]) -> Place:

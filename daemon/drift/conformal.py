@@ -67,6 +67,9 @@ class Labels(NamedTuple):
     truth: npt.NDArray[np.int64]
     probabilities: Values
 
+    def part(self, of: slice) -> "Labels":
+        return Labels(self.truth[of], self.probabilities[of])
+
     @property
     def values(self) -> Values:
         """`[n, 2 + labels]`: how wrong the score was, twice, and 1 for the label that is true, 0 for others.
@@ -120,7 +123,8 @@ class Conformal:
         """`threshold`: the expected number of texts to a false alarm is at least this; infinity never alarms."""
         self._threshold = threshold
         self._seed = seed
-        self._signals: Signals | None = None
+        #: What texts are compared by; None while there is no reference.
+        self.signals: Signals | None = None
         self._parts: dict[Side, OrderedDict[str, Evidence]] = {"texts": OrderedDict(), "labels": OrderedDict()}
         self._changed: set[tuple[Side, str]] = set()
         #: What has been heard of so far, as pairs of a side and a kind of part: the others' stakes are not spent.
@@ -129,11 +133,6 @@ class Conformal:
         self._harm_since: float | None = None
         self._harm = _no_harm()
         self._harmed = False
-
-    @property
-    def watching(self) -> bool:
-        """Whether there is a reference to compare texts with."""
-        return self._signals is not None
 
     @property
     def statistic(self) -> float:
@@ -147,7 +146,7 @@ class Conformal:
 
     def refer(self, signals: Signals, usual: Texts) -> None:
         """Compare by `signals` from here on; `usual` texts count as having come before. What there was is forgotten."""
-        self._signals = signals
+        self.signals = signals
         self._referred = True
         self._forget("texts")
         values = signals.values(usual)
@@ -156,7 +155,7 @@ class Conformal:
 
     def lose_reference(self) -> None:
         """Watch no texts until there is another reference."""
-        self._signals = None
+        self.signals = None
         self._referred = True
         self._forget("texts")
 
@@ -178,34 +177,33 @@ class Conformal:
 
     def take_texts(self, texts: Texts, place: Place) -> tuple[int, Finding | None]:
         """Take the first of these texts, up to an alarm: how many, and the alarm at the last of them."""
-        if self._signals is None:
+        if self.signals is None:
             return len(texts.texts), None
         block = self._block("texts")
-        return self._take("texts", self._signals.values(texts.part(block)), place.part(block))
+        return self._take("texts", self.signals.values(texts.part(block)), place.part(block))
 
     def take_labels(self, labels: Labels, place: Place) -> tuple[int, Finding | None]:
         """The same for labels."""
         block = self._block("labels")
-        values = Labels(labels.truth[block], labels.probabilities[block]).values
-        return self._take("labels", values, place.part(block))
+        return self._take("labels", labels.part(block).values, place.part(block))
 
     def unusual(self, texts: Texts) -> Values:
         """The share of what came before that is as novel as each of these, `[n]`: small is novel. Takes nothing.
 
         By their wording where they have no sketch; 1 without a reference.
         """
-        if self._signals is None:
+        if self.signals is None:
             return np.ones(len(texts.texts))
-        values, ranks = self._signals.values(texts), self._parts["texts"][""].ranks
+        values, ranks = self.signals.values(texts), self._parts["texts"][""].ranks
         shares = ranks.standing(values)
-        novelty, wording = (shares[:, self._signals.groups.index(name)] for name in ("novelty", "wording"))
+        novelty, wording = (shares[:, self.signals.groups.index(name)] for name in ("novelty", "wording"))
         return np.where(np.isnan(novelty), wording, novelty)
 
     def changes(self) -> dict[str, State | None]:
         """What has changed since the last call, by name, for `restore`; None for what is no more."""
         changed: dict[str, State | None] = {"conformal": self._core()}
         if self._referred:
-            changed["reference"] = None if self._signals is None else self._signals.state()
+            changed["reference"] = None if self.signals is None else self.signals.state()
         for side, name in sorted(self._changed):
             part = self._parts[side].get(name)
             changed[f"{side}/{name}"] = None if part is None else part.state()
@@ -224,7 +222,7 @@ class Conformal:
         since = float(np.asarray(core["harm_since"]).item())
         self._harm_since = None if np.isnan(since) else since
         self._harmed = bool(np.asarray(core["harmed"]).item())
-        self._signals = Signals.restored(states["reference"]) if "reference" in states else None
+        self.signals = Signals.restored(states["reference"]) if "reference" in states else None
         self._heard = {(side, kind) for side, kind in _json(core["heard"])}
         for side in self._parts:
             self._parts[side].clear()
@@ -341,9 +339,9 @@ class Conformal:
         return 0
 
     def _slice_columns(self, side: Side) -> list[int]:
-        if side == "labels" or self._signals is None:
+        if side == "labels" or self.signals is None:
             return [0]
-        return [self._signals.groups.index(name) for name in SLICE_INPUTS]
+        return [self.signals.groups.index(name) for name in SLICE_INPUTS]
 
     def _part(self, side: Side, name: str, components: int) -> Evidence:
         part = self._parts[side].get(name)
@@ -360,7 +358,7 @@ class Conformal:
             bets = [GENERAL if at == ERRORS[1] else ON_SHARE for at in range(components)]
             groups = [ERROR if error else TRUTH for error in errors]
             return Evidence(groups, bets, ranks, WEIGHTS)
-        signals = self._signals
+        signals = self.signals
         if signals is None:
             raise RuntimeError("texts are watched against a reference, and there is none yet")
         columns = self._slice_columns(side) if name else list(range(components))

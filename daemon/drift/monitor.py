@@ -47,8 +47,7 @@ class Truths(NamedTuple):
 
     def after(self, taken: int) -> "Truths":
         rest = slice(taken, None)
-        labels = Labels(self.labels.truth[rest], self.labels.probabilities[rest])
-        return Truths(labels, self.place.part(rest), self.names)
+        return Truths(self.labels.part(rest), self.place.part(rest), self.names)
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,6 @@ class DriftMonitor:
                 raise ValueError(f"drift.detectors: {detector.kind} watches {detector.signal} twice; remove one")
             self._detectors[name] = build(detector, seed)
         self._conformal = Conformal(config.false_alarm_every or math.inf, seed)
-        self._signals: Signals | None = None
         #: The latest texts that are of one kind: since the champion went live, or inputs moved. And of how many of
         #: them the reference was made.
         self._fresh = 0
@@ -118,9 +116,15 @@ class DriftMonitor:
     @property
     def wanted(self) -> int:
         """Of how many of the latest texts a reference window is to be made now; 0 for none."""
-        full, least = self._config.reference, max(2, self._config.reference // STRIDE)
-        ready = self._fresh >= (full if self._referred else least)
+        full = self._config.reference
+        ready = self._fresh >= self._target
         return min(self._fresh, full) if ready and self._referred < full else 0
+
+    @property
+    def _target(self) -> int:
+        """Texts of one kind that the next reference window takes: a part of one is better than none."""
+        full = self._config.reference
+        return full if self._referred else max(2, full // STRIDE)
 
     @property
     def harmed(self) -> bool:
@@ -144,8 +148,7 @@ class DriftMonitor:
         sketched = np.flatnonzero(~np.isnan(texts.sketches).all(axis=1))
         check_sketches(texts.sketches[sketched])
         # Neither past the place where a reference can be made, nor past an alarm.
-        target = self._config.reference if self._referred else max(2, self._config.reference // STRIDE)
-        most = min(BLOCK, target - self._fresh) if self._fresh < target else BLOCK
+        most = min(BLOCK, self._target - self._fresh) if self._fresh < self._target else BLOCK
         part = slice(0, most)
         taken, finding = self._conformal.take_texts(texts.part(part), scores.place.part(part))
         self._fresh += taken
@@ -171,7 +174,6 @@ class DriftMonitor:
     def renew(self, ago: int) -> None:
         """Inputs have moved: the texts since, `ago` of them, are the beginning of another reference window."""
         self._fresh, self._referred = ago, 0
-        self._signals = None
         self._conformal.lose_reference()
         self._conformal.stop_evidence()
 
@@ -184,7 +186,6 @@ class DriftMonitor:
             return
         signals = Signals.of(window.part(at[at % stride == 0]), self._config.neighbours)
         usual = window.part(at[at % stride != 0])
-        self._signals = signals
         self._conformal.refer(signals, usual)
         self._begin_novelty(signals, usual)
 
@@ -233,7 +234,6 @@ class DriftMonitor:
                 )
             states = {name: load(state) for name, state in stored.items() if name != "monitor"}
             self._conformal.restore(states)
-            self._signals = Signals.restored(states["reference"]) if "reference" in states else None
         except (SafetensorError, KeyError) as error:
             raise ValueError(f"the drift monitor's state cannot be read: {error!r}") from error
         self._fresh, self._referred, moved = arrays["fresh"].tolist()
@@ -264,10 +264,6 @@ class DriftMonitor:
             settled = not self._moved or self._fresh >= 2 * self._config.reference
             kind = "concept" if finding.signal == ERROR and settled else "input"
         self._moved = self._moved or (kind == "input" and finding.side == "texts")
-        named = {
-            f"share of {labels[finding.label]}" if name == finding.signal and finding.label is not None else name: share
-            for name, share in finding.signals.items()
-        }
         signal = finding.signal if finding.label is None else f"share of {labels[finding.label]}"
         return Alarm(
             CONFORMAL,
@@ -277,7 +273,7 @@ class DriftMonitor:
             finding.evidence,
             finding.rose,
             slice=finding.slice,
-            signals=named,
+            signals={signal if name == finding.signal else name: share for name, share in finding.signals.items()},
             ago=finding.ago,
             moment=finding.moment,
             by_labels=finding.side == "labels",
@@ -287,8 +283,9 @@ class DriftMonitor:
         """What the configured detectors say of the inputs."""
         sketches = texts.sketches[sketched]
         found = self._update("sketch", sketches.astype(np.float64), sketched) if len(sketched) else []
-        if self._signals is not None and len(sketched) and self._watched("novelty"):
-            distance = self._signals.neighbours.distance(sketches) / self._signals.centre[0]
+        signals = self._conformal.signals
+        if signals is not None and len(sketched) and self._watched("novelty"):
+            distance = signals.neighbours.distance(sketches) / signals.centre[0]
             found += self._update("novelty", distance, sketched)
         uncertain = 1 - texts.probabilities.max(axis=1).astype(np.float64)
         known = np.flatnonzero(np.isfinite(uncertain))

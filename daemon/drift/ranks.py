@@ -38,9 +38,7 @@ class Ranks:
 
     def add(self, values: Values) -> None:
         """Count `[n, components]` as having come before, unranked; NaN is no value."""
-        bins = self._bins(values)
-        for component, column in enumerate(bins.T):
-            self.counts[component] += np.bincount(column[column >= 0], minlength=self._bin_count)
+        self.counts += self._count(values)
 
     def p_values(self, values: Values) -> Values:
         """The share of all values so far that are as large as each of `[n, components]`: small is unusually large.
@@ -54,8 +52,7 @@ class Ranks:
 
     def take_back(self, values: Values) -> None:
         """Be as before the latest `[n, components]` were ranked."""
-        for component, column in enumerate(self._bins(values).T):
-            self.counts[component] -= np.bincount(column[column >= 0], minlength=self._bin_count)
+        self.counts -= self._count(values)
         self._drawn -= values.size
         self._wind()
 
@@ -89,6 +86,12 @@ class Ranks:
         standard = np.clip((values - self._centre) / self._spread, -40, 40)
         places = self._bin_count / (1 + np.exp(-standard))
         return np.where(np.isnan(values), -1, np.minimum(places, self._bin_count - 1)).astype(np.int64)
+
+    def _count(self, values: Values) -> npt.NDArray[np.int64]:
+        """How many values fall into each bin: `[components, bins]`."""
+        columns = self._bins(values).T
+        counted = [np.bincount(column[column >= 0], minlength=self._bin_count) for column in columns]
+        return np.array(counted, dtype=np.int64)
 
     def _block(self, values: Values) -> Values:
         bins = self._bins(values)

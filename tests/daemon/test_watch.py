@@ -103,7 +103,7 @@ class Live:
             scores = [row.score for row in rows[start : start + batch]]
             now = scores[-1].timestamp.timestamp()
             with transaction(self.db):
-                self.waiting.add_scores([scored(score, now) for score in scores])
+                self.waiting.add_scores([Scored.of(score, now) for score in scores])
                 found += self.watch.scores(scores, CHAMPION)
                 self.waiting.expire(now)
                 self.watch.save()
@@ -123,23 +123,6 @@ class Live:
             found += self.take(rows[start : start + 50])
             found += self.label(rows[start : start + 50])
         return found
-
-
-def scored(score: Score, now: float) -> Scored:
-    sketch = None if score.sketch is None else decode_sketch(score.sketch).astype("<f2").tobytes()
-    return Scored(
-        score.id,
-        score.text,
-        score.source,
-        score.key,
-        score.timestamp.timestamp(),
-        score.label,
-        score.model,
-        now,
-        json.dumps(score.probabilities),
-        sketch,
-        None if sketch is None else score.model,
-    )
 
 
 @pytest.fixture
@@ -368,11 +351,11 @@ def test_under_a_new_champion_its_own_view_of_the_latest_texts_is_what_is_usual(
     live.watch.rebase(successor, rescored, texts, learned)
 
     coming = [row.score for row in seen_by_another(rows(texts=300, change=300, seed=2, first=400), seed=10)]
-    live.waiting.add_scores([scored(score, 0.0) for score in coming])
+    live.waiting.add_scores([Scored.of(score, 0.0) for score in coming])
     assert live.watch.scores(coming, successor) == []
     assert live.watch.estimate.version == "v2"
     moved = [row.score for row in seen_by_another(rows(texts=100, change=0, slang=1.0, seed=3, first=700), seed=11)]
-    live.waiting.add_scores([scored(score, 0.0) for score in moved])
+    live.waiting.add_scores([Scored.of(score, 0.0) for score in moved])
     assert live.watch.scores(moved, successor)[0].text_index < 740
 
 
@@ -425,7 +408,7 @@ def test_a_step_that_broke_leaves_the_watch_as_it_was(live: Live) -> None:
 
     def broken() -> None:
         with transaction(live.db):
-            live.waiting.add_scores([scored(row.score, 0.0) for row in STREAM[300:600]])
+            live.waiting.add_scores([Scored.of(row.score, 0.0) for row in STREAM[300:600]])
             live.watch.scores([row.score for row in STREAM[300:600]], CHAMPION)
             live.watch.save()
             raise KeyboardInterrupt
@@ -438,11 +421,11 @@ def test_a_step_that_broke_leaves_the_watch_as_it_was(live: Live) -> None:
 
 
 def joined(row: Row) -> Joined:
-    return Joined(scored(row.score, 0.0), row.truth, 1.0, None)
+    return Joined(Scored.of(row.score, 0.0), row.truth, 1.0, None)
 
 
 def test_scores_without_probabilities_are_not_judged(live: Live) -> None:
-    bare = joined(STREAM[0])._replace(scored=scored(STREAM[0].score, 0.0)._replace(probabilities=None))
+    bare = joined(STREAM[0])._replace(scored=Scored.of(STREAM[0].score, 0.0)._replace(probabilities=None))
 
     assert live.watch.labels([bare], CHAMPION) == []
     assert live.watch.labels([], CHAMPION) == []

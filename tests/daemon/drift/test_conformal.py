@@ -81,7 +81,7 @@ def take_texts(conformal: Conformal, given: Texts, where: Place) -> tuple[int, F
 def take_labels(conformal: Conformal, given: Labels, where: Place) -> tuple[int, Finding | None]:
     done = 0
     while done < len(given.truth):
-        rest = Labels(given.truth[done:], given.probabilities[done:])
+        rest = given.part(slice(done, None))
         taken, finding = conformal.take_labels(rest, where.part(slice(done, None)))
         done += taken
         if finding:
@@ -211,7 +211,7 @@ def test_evidence_of_labels_is_theirs_though_a_text_brings_the_last_of_it() -> N
         take_texts(conformal, texts(200), place(200))
         take_labels(conformal, labels(200), place(200))
         more = labels(200, seed=29, wrong=0.35)
-        part = Labels(more.truth[:count], more.probabilities[:count])
+        part = more.part(slice(0, count))
         return conformal, take_labels(conformal, part, place(count, start=200))[0]
 
     _, at_the_alarm = told_by_labels(200)
@@ -283,7 +283,7 @@ def test_with_the_evidence_turned_off_no_change_however_long_is_an_alarm() -> No
 def test_without_a_reference_texts_are_not_watched_and_labels_are() -> None:
     conformal = Conformal(THRESHOLD, 1)
 
-    assert not conformal.watching
+    assert conformal.signals is None
     assert take_texts(conformal, texts(9), place(9)) == (9, None)
     assert conformal.unusual(texts(9)).tolist() == [1.0] * 9
     take_labels(conformal, labels(30), place(30))

@@ -83,8 +83,7 @@ def part(scores: Scores, of: slice) -> Scores:
 
 
 def part_of_truths(truths: Truths, of: slice) -> Truths:
-    labels = Labels(truths.labels.truth[of], truths.labels.probabilities[of])
-    return Truths(labels, truths.place.part(of), truths.names)
+    return Truths(truths.labels.part(of), truths.place.part(of), truths.names)
 
 
 def part_of(scores: Scores, of: slice) -> Scores:
