@@ -135,7 +135,7 @@ def quiet(place: Place, stream: str, labelled: bool, nominal: int) -> Quiet:
         texts, domains = _pool(place), list(DOMAINS.values())
         runs, mixed = (0, place.size.held_mixed) if stream == MIXED else (place.size.held, 0)
         streams = [one for one in still(texts, domains, runs, mixed) if one.name == stream]
-        detector = Ours(texts, labelled)
+        detector = Ours.of(texts, labelled)
         firsts = [detector.first(nominal, View(one, {}, {})) for one in streams]
         Rate.of(firsts, [len(one.texts) for one in streams]).write(file)
     return Quiet(stream, labelled, nominal, Rate.read(file))
@@ -152,7 +152,7 @@ def alone(place: Place, chunk: int) -> Rate:
 def judge_ours(place: Place, labelled: bool) -> Judged:
     file = place.own / f"ours-{labelled}.json"
     if not file.exists():
-        judge(Ours(_pool(place), labelled), _views(place), DEFAULT, parameter=DEFAULT).write(file)
+        judge(Ours.of(_pool(place), labelled), _views(place), DEFAULT, parameter=DEFAULT).write(file)
     return Judged.read(file)
 
 

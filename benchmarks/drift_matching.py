@@ -8,9 +8,8 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -76,7 +75,8 @@ class Rate:
         return f"{self.mean:,.0f} ± {self.error:,.0f}" if self.alarms else f"over {self.texts:,}"
 
 
-class Contender(Protocol):
+@dataclass(frozen=True)
+class Contender(ABC):
     """A detector on one signal; `loose` and `strict` bracket its main parameter, from many alarms to few.
 
     It is tuned on one still stream in `every`, of at most `most` texts, and judged on the first `seeds` seeds: all, or
@@ -87,21 +87,17 @@ class Contender(Protocol):
     signal: str
     loose: float
     strict: float
-    every: int
-    most: int
-    seeds: int
+    every: int = field(default=1, kw_only=True)
+    most: int = field(default=10**9, kw_only=True)
+    seeds: int = field(default=10**9, kw_only=True)
 
+    @abstractmethod
     def first(self, parameter: float, view: View) -> int | None:
         """The place of its first alarm, the warm part fed to it before without a look at its alarms."""
 
 
-class Statistic(ABC):
+class Statistic(Contender):
     """A contender that alarms when a statistic, which does not know the threshold, reaches it."""
-
-    name: str
-    signal: str
-    loose, strict = 1e-3, 1e3
-    every, most, seeds = 1, 10**9, 10**9
 
     @abstractmethod
     def path(self, view: View) -> Iterable[float]:

@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.drift_matching import Contender
 from benchmarks.drift_scores import texts
 from benchmarks.drift_streams import HOME, REFERENCE, Ints, Pool, View, true_labels
 from daemon.config import DriftConfig
@@ -23,19 +25,16 @@ OURS = "relearnd"
 BLOCK = 25
 
 
-@dataclass
-class Ours:
+@dataclass(frozen=True)
+class Ours(Contender):
     """The drift monitor at `false_alarm_every`, with the label of every text, right after it, if `labelled`."""
 
     pool: Pool
     labelled: bool
-    name: str = OURS
-    signal: str = field(init=False)
-    loose, strict = 1.0, 1e6
-    every, most, seeds = 1, 10**9, 10**9
 
-    def __post_init__(self) -> None:
-        self.signal = "with labels" if self.labelled else "without labels"
+    @classmethod
+    def of(cls, pool: Pool, labelled: bool) -> Self:
+        return cls(OURS, "with labels" if labelled else "without labels", 1.0, 1e6, pool, labelled)
 
     def first(self, parameter: float, view: View) -> int | None:
         found = self.alarm(round(parameter), view)
@@ -217,7 +216,7 @@ def _speed(work: Callable[[], None], count: int) -> float:
 
 def kinds(pool: Pool, views: Sequence[View], false_alarm_every: int) -> dict[str, dict[str, int]]:
     """What the first alarm takes each kind of change for, with labels: kind of change, kind of alarm, how many."""
-    ours = Ours(pool, labelled=True)
+    ours = Ours.of(pool, labelled=True)
     told: dict[str, dict[str, int]] = {}
     for view in views:
         left = view

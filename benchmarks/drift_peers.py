@@ -28,15 +28,11 @@ WINDOW = 50
 SMALLEST = 1e-300
 
 
-@dataclass
+@dataclass(frozen=True)
 class Chart(Statistic):
     """frouros' CUSUM and geometric moving average, of values in standard deviations; the statistic is their sum."""
 
-    name: str
-    signal: str
     make: Callable[[], Any]
-    loose, strict = 1e-2, 1e3
-    every, most, seeds = 5, 2_500, 10**9
 
     def path(self, view: View) -> Iterator[float]:
         detector = self.make()
@@ -49,14 +45,8 @@ class Chart(Statistic):
             yield float(detector.sum_)
 
 
-@dataclass
 class KolmogorovSmirnov(Statistic):
     """frouros' IncrementalKSTest of the newest values; the statistic is minus the logarithm of its p-value."""
-
-    signal: str
-    name: str = "frouros KS"
-    loose, strict = 0.3, 100.0
-    every, most, seeds = 5, 2_500, 1
 
     def path(self, view: View) -> Iterator[float]:
         from frouros.detectors.data_drift import IncrementalKSTest
@@ -71,17 +61,11 @@ class KolmogorovSmirnov(Statistic):
             yield -math.log10(max(p_value, SMALLEST)) if math.isfinite(p_value) else 0.0
 
 
-@dataclass
 class StreamingMmd(Statistic):
     """frouros' MMDStreaming of sketches, its kernel as wide as the median distance.
 
     Compared with one reference text in three, as our distances are: with all of them a text takes 2 ms.
     """
-
-    name: str = "frouros MMD"
-    signal: str = "sketch"
-    loose, strict = 1e-5, 1.0
-    every, most, seeds = 5, 1_000, 1
 
     def path(self, view: View) -> Iterator[float]:
         from frouros.detectors.data_drift import MMDStreaming
@@ -99,7 +83,7 @@ class StreamingMmd(Statistic):
             yield float(result.distance)
 
 
-@dataclass
+@dataclass(frozen=True)
 class OnlineMmd(Statistic):
     """alibi-detect's MMDDriftOnline of sketches.
 
@@ -108,10 +92,6 @@ class OnlineMmd(Statistic):
     median distance of each. Of its own it gets as few as it runs with.
     """
 
-    name: str = "alibi-detect MMD online"
-    signal: str = "sketch"
-    loose, strict = 1e-4, 1.0
-    every, most, seeds = 5, 2_000, 1
     _made: dict[str, Any] = field(default_factory=dict)
 
     def path(self, view: View) -> Iterator[float]:
@@ -140,18 +120,11 @@ class OnlineMmd(Statistic):
 
 
 @dataclass(frozen=True)
-class Frouros:
+class Frouros(Contender):
     """A detector of frouros' that knows its threshold; `make` takes its main parameter."""
 
-    name: str
-    signal: str
-    loose: float
-    strict: float
     make: Callable[[float], Any]
     right: bool = False
-    every: int = 5
-    most: int = 2_500
-    seeds: int = 1
 
     def first(self, parameter: float, view: View) -> int | None:
         detector = self.make(parameter)
@@ -201,20 +174,23 @@ def _stepd(alpha: float) -> Any:
 
 def peers() -> dict[str, Contender]:
     """All of them by a name for files, slowest first."""
+    frouros = partial(Frouros, every=5, seeds=1, most=2_500)
+    smirnov = partial(KolmogorovSmirnov, "frouros KS", loose=0.3, strict=100.0, every=5, seeds=1, most=2_500)
+    chart = partial(Chart, loose=1e-2, strict=1e3, every=5, most=2_500)
     return {
-        "frouros-mmd": StreamingMmd(),
-        "alibi-mmd": OnlineMmd(),
-        "frouros-stepd": Frouros("frouros STEPD", "error", 0.3, 1e-12, _stepd, right=True),
-        "frouros-ks-novelty": KolmogorovSmirnov("novelty"),
-        "frouros-ks-sentiment": KolmogorovSmirnov("sentiment"),
-        "frouros-ks-uncertainty": KolmogorovSmirnov("uncertainty"),
-        "frouros-adwin-novelty": Frouros("frouros ADWIN", "novelty", 0.9, 1e-12, _adwin),
-        "frouros-adwin-error": Frouros("frouros ADWIN", "error", 0.9, 1e-12, _adwin),
-        "frouros-rddm": Frouros("frouros RDDM", "error", 0.5, 20, _rddm),
-        "frouros-cusum-novelty": Chart("frouros CUSUM", "novelty", _cusum),
-        "frouros-cusum-error": Chart("frouros CUSUM", "error", _cusum),
-        "frouros-gma-novelty": Chart("frouros GMA", "novelty", _moving_average),
-        "frouros-gma-error": Chart("frouros GMA", "error", _moving_average),
+        "frouros-mmd": StreamingMmd("frouros MMD", "sketch", 1e-5, 1.0, every=5, seeds=1, most=1_000),
+        "alibi-mmd": OnlineMmd("alibi-detect MMD online", "sketch", 1e-4, 1.0, every=5, seeds=1, most=2_000),
+        "frouros-stepd": frouros("frouros STEPD", "error", 0.3, 1e-12, _stepd, right=True),
+        "frouros-ks-novelty": smirnov("novelty"),
+        "frouros-ks-sentiment": smirnov("sentiment"),
+        "frouros-ks-uncertainty": smirnov("uncertainty"),
+        "frouros-adwin-novelty": frouros("frouros ADWIN", "novelty", 0.9, 1e-12, _adwin),
+        "frouros-adwin-error": frouros("frouros ADWIN", "error", 0.9, 1e-12, _adwin),
+        "frouros-rddm": frouros("frouros RDDM", "error", 0.5, 20, _rddm),
+        "frouros-cusum-novelty": chart("frouros CUSUM", "novelty", make=_cusum),
+        "frouros-cusum-error": chart("frouros CUSUM", "error", make=_cusum),
+        "frouros-gma-novelty": chart("frouros GMA", "novelty", make=_moving_average),
+        "frouros-gma-error": chart("frouros GMA", "error", make=_moving_average),
     }
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,21 +26,14 @@ SMALLEST = 1e-300
 
 
 @dataclass(frozen=True)
-class River:
+class River(Contender):
     """A detector of River's; `make` takes its main parameter. It begins with the reference window's values.
 
     `standard`: values are taken in standard deviations from the mean of the reference window.
     """
 
-    name: str
-    signal: str
-    loose: float
-    strict: float
     make: Callable[[float], Any]
     standard: bool = False
-    every: int = 1
-    most: int = 10**9
-    seeds: int = 10**9
 
     def first(self, parameter: float, view: View) -> int | None:
         detector = self.make(parameter)
@@ -56,13 +50,8 @@ class River:
         return None
 
 
-@dataclass
 class Kswin(Statistic):
     """River's KSWIN at its default windows; the statistic is minus the logarithm of its p-value."""
-
-    signal: str
-    name: str = "River KSWIN"
-    loose, strict = 0.3, 30.0
 
     def path(self, view: View) -> Iterator[float]:
         detector = _TabledKSWIN(alpha=SMALLEST, window_size=100, stat_size=30, seed=view.stream.number)
@@ -73,18 +62,14 @@ class Kswin(Statistic):
             yield -math.log10(max(detector.p_value, SMALLEST))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Windows(Statistic):
     """The daemon's test of the newest sketches against the first ones, at its default windows."""
 
-    name: str
     make: Callable[[int], TwoSample]
     reference: int
     window: int
     clock: int
-    signal: str = "sketch"
-    loose, strict = 1e-3, 1.0
-    every, most, seeds = 5, 2_500, 1
 
     def path(self, view: View) -> Iterator[float]:
         detector = self.make(view.stream.number)
@@ -99,17 +84,8 @@ class Windows(Statistic):
             yield 1.0 if alarmed else detector.statistic
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(Contender):
     """An alarm every so many texts, whatever they are; where the first one comes is drawn."""
-
-    name: str = "every so many texts"
-    signal: str = ""
-    loose: float = 100.0
-    strict: float = 1e6
-    every: int = 1
-    most: int = 10**9
-    seeds: int = 10**9
 
     def first(self, parameter: float, view: View) -> int | None:
         every = round(parameter)
@@ -118,16 +94,7 @@ class Interval:
         return until if until < len(view) else None
 
 
-@dataclass(frozen=True)
-class Never:
-    name: str = "never"
-    signal: str = ""
-    loose: float = 1.0
-    strict: float = 2.0
-    every: int = 1
-    most: int = 10**9
-    seeds: int = 10**9
-
+class Never(Contender):
     def first(self, parameter: float, view: View) -> int | None:  # noqa: ARG002
         return None
 
@@ -145,7 +112,7 @@ def _classifier(seed: int) -> TwoSample:
 
 
 def _adwin(delta: float) -> Any:
-    return drift.ADWIN(delta=delta)
+    return drift.ADWIN(delta=delta)  # type: ignore[no-untyped-call]
 
 
 def _page_hinkley(threshold: float) -> Any:
@@ -166,22 +133,25 @@ def _eddm(distance: float) -> Any:
 
 
 def _hddm_a(confidence: float) -> Any:
-    return binary.HDDMA(drift_confidence=confidence)
+    return binary.HDDMA(drift_confidence=confidence)  # type: ignore[no-untyped-call]
 
 
 def _hddm_w(confidence: float) -> Any:
-    return binary.HDDMW(drift_confidence=confidence)
+    return binary.HDDMW(drift_confidence=confidence)  # type: ignore[no-untyped-call]
 
 
 def rivals() -> list[Contender]:
     """All of them, slowest first."""
-    mmd, classifier = MmdOptions(), ClassifierOptions()
+    mmd, tree = MmdOptions(), ClassifierOptions()
+    windows = partial(Windows, signal="sketch", loose=1e-3, strict=1.0, every=5, most=2_500, seeds=1)
     return [
-        Windows("MMD window", _mmd, mmd.reference, mmd.window, mmd.clock),
-        Windows("domain classifier", _classifier, classifier.reference, classifier.reference, classifier.clock),
+        windows("MMD window", make=_mmd, reference=mmd.reference, window=mmd.window, clock=mmd.clock),
+        windows(
+            "domain classifier", make=_classifier, reference=tree.reference, window=tree.reference, clock=tree.clock
+        ),
         *[River("River HDDM-W", signal, 0.5, 1e-12, _hddm_w, every=5) for signal in ("error", "uncertainty")],
         *[River("River HDDM-A", signal, 0.5, 1e-12, _hddm_a, every=5) for signal in ("error", "uncertainty")],
-        *[Kswin(signal) for signal in ALL],
+        *[Kswin("River KSWIN", signal, 0.3, 30.0) for signal in ALL],
         River("River EDDM", "error", 0.01, 0.99, _eddm),
         River("River DDM", "error", 1.5, 20, _ddm),
         *[River("River Page-Hinkley", signal, 0.1, 1e3, _page_hinkley) for signal in ALL],
@@ -191,6 +161,6 @@ def rivals() -> list[Contender]:
         ],
         *[River("River ADWIN", signal, 0.9, 1e-12, _adwin) for signal in ALL],
         *[River("River ADWIN, in sd", signal, 0.9, 1e-12, _adwin, standard=True) for signal in INPUTS],
-        Interval(),
-        Never(),
+        Interval("every so many texts", "", 100.0, 1e6),
+        Never("never", "", 1.0, 2.0),
     ]

@@ -20,8 +20,8 @@ from daemon.config import Config
 from daemon.drift.monitor import STRIDE
 from daemon.drift.signals import INPUTS, Signals, Texts
 from daemon.fit import fit
-from daemon.memory import Labelled
 from daemon.registry import Registry
+from daemon.rows import labelled
 from daemon.state import open_state
 from learners.device import resolve
 from learners.judging import TOKEN_BUDGET
@@ -61,9 +61,9 @@ def pool(data: Path, out: Path, say: Console) -> Pool:
     home = out / "home"
     if not Registry(home / "models").manifests():
         say.log("fitting version 1 on domains.base")
-        rows = [Labelled(row["id"], row["text"], row["label"]) for row in _read(data / "domains.base.jsonl.gz")]
+        base = labelled(data / "domains.base.jsonl.gz")
         home.mkdir(parents=True, exist_ok=True)
-        fit(rows, open_state(home / "state.db"), Config(home=home), show=lambda progress: None)  # noqa: ARG005
+        fit(base, open_state(home / "state.db"), Config(home=home), show=lambda progress: None)  # noqa: ARG005
     labels = Registry(home / "models").manifests()[0].labels
     rows = [row for name in FILES for row in _rows(data, name)]
     scores = [_scored(home, data, name, out, say) for name in FILES]
@@ -115,7 +115,8 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def texts(pool: Pool, places: Ints) -> Texts:
-    return Texts([pool.texts[at] for at in places], pool.sketches[places], pool.probabilities[places])
+    probabilities = pool.probabilities[places].astype(np.float64)
+    return Texts([pool.texts[at] for at in places], pool.sketches[places], probabilities)
 
 
 def views(pool: Pool, streams: Sequence[Stream], nearest: int) -> list[View]:

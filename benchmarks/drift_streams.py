@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -213,17 +214,19 @@ def turns(pool: Pool, source: str, moments: Sequence[tuple[str, float]]) -> list
 
 def wrong(pool: Pool, places: Ints, flipped: npt.NDArray[np.bool_] | None = None) -> Floats:
     """1 where version 1 says another label than the true one, else 0: `[n]`."""
-    return (pool.probabilities[places].argmax(1) != true_labels(pool, places, flipped)).astype(np.float64)
+    said: Ints = pool.probabilities[places].argmax(1)
+    differs: npt.NDArray[np.bool_] = said != true_labels(pool, places, flipped)
+    return differs.astype(np.float64)
 
 
 def true_labels(pool: Pool, places: Ints, flipped: npt.NDArray[np.bool_] | None = None) -> Ints:
-    truth = pool.truth[places]
+    truth: Ints = pool.truth[places]
     if flipped is None:
         return truth
     turned = np.arange(len(pool.labels))
     negative, positive = pool.labels.index("negative"), pool.labels.index("positive")
     turned[[negative, positive]] = positive, negative
-    return np.where(flipped, turned[truth], truth)
+    return np.where(flipped, turned[truth], truth).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -248,7 +251,7 @@ class View:
 
 def save(views: Sequence[View], sketches: npt.NDArray[np.float32], folder: Path) -> None:
     """Arrays and JSON, which any interpreter can read."""
-    arrays: dict[str, npt.NDArray[np.generic]] = {"sketches": sketches}
+    arrays: dict[str, Any] = {"sketches": sketches}
     for name in views[0].warm:
         if name != "sketch":
             arrays[f"warm {name}"] = np.concatenate([view.warm[name] for view in views]).astype(np.float32)
@@ -271,7 +274,7 @@ def read(folder: Path) -> list[View]:
         arrays = {name: file[name] for name in file.files}
     at = dict.fromkeys(arrays, 0)
 
-    def take(name: str, count: int) -> npt.NDArray[np.generic]:
+    def take(name: str, count: int) -> Any:
         at[name] += count
         return arrays[name][at[name] - count : at[name]]
 
