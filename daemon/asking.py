@@ -161,7 +161,7 @@ class Asking:
             for at, (one, _) in enumerate(seen)
             if not done[at] and one.model == champion.version and one.probabilities is not None
         ][-CANDIDATES:]
-        sketches = np.array([np.frombuffer(one.sketch or b"", dtype="<f2") for one, _ in seen], dtype=np.float32)
+        sketches = np.array([one.vector for one, _ in seen])
         chances = [json.loads(seen[at][0].probabilities or "{}") for at in open_]
         unsure = np.array([margin(list(one.values())) for one in chances], dtype=np.float64)
         picks = choose(unsure, sketches[open_], sketches, sketches[np.array(done, dtype=bool)], count)

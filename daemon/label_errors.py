@@ -63,7 +63,7 @@ def likely_errors(
 
 def _features(scored: Sequence[Scored]) -> Values:
     """`[n, 64 + labels]`: the sketch, and the logarithms of the probabilities less their mean."""
-    sketches = np.array([np.frombuffer(one.sketch or b"", dtype="<f2") for one in scored], dtype=np.float64)
+    sketches = np.array([one.vector for one in scored], dtype=np.float64)
     rows = [json.loads(one.probabilities or "{}") for one in scored]
     names = sorted({name for row in rows for name in row})
     logs = np.log(np.clip([[row.get(name, 0.0) for name in names] for row in rows], 1e-4, 1.0))

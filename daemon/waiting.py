@@ -9,6 +9,9 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self
 
+import numpy as np
+import numpy.typing as npt
+
 from daemon.config import LabelsConfig
 from daemon.records import Score, decode_sketch
 
@@ -49,6 +52,11 @@ class Scored(NamedTuple):
             sketch,
             None if sketch is None else score.model,
         )
+
+    @property
+    def vector(self) -> npt.NDArray[np.float32]:
+        """The sketch, `[dimensions]`; of no dimensions if there is none."""
+        return np.frombuffer(self.sketch or b"", dtype="<f2").astype(np.float32)
 
 
 class Answer(NamedTuple):

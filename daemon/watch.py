@@ -259,7 +259,7 @@ class DriftWatch:
         chances = np.full((len(rows), len(self._labels)), np.nan)
         for at, row in enumerate(rows):
             if row.sketch is not None and row.sketched_by == self._version:
-                sketches[at] = np.frombuffer(row.sketch, dtype="<f2")
+                sketches[at] = row.vector
             if row.model == self._version and row.probabilities:
                 chances[at] = _in_columns([json.loads(row.probabilities)], self._labels)[0]
         return Texts([row.text for row in rows], sketches, chances)
