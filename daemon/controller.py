@@ -28,7 +28,7 @@ from daemon.state import Blobs, Commands, Decisions, ReadPositions, transaction
 from daemon.steering import REFUSED
 from daemon.store import open_store
 from daemon.training import Job, Judgement, Training
-from daemon.triggers import GRAVITY, Firing, Schedule, Situation, consequence, decide
+from daemon.triggers import GRAVITY, MAX_DOUBLINGS, Firing, Schedule, Situation, consequence, decide
 from daemon.waiting import Waiting
 from daemon.watch import Drift
 from learners.job import Rescored
@@ -178,7 +178,7 @@ class Controller:
         self.decisions.add(now, "drift", str(drift), {**drift.details(), "action": action})
         log.info("drift", because=str(drift), action=action)
         if alarm.kind == "label mix":
-            self._noticed["mix"] = {"reason": f"{alarm.kind} drift: {alarm}", "moment": drift.moment}
+            self._noticed["mix"] = {"reason": f"{alarm.kind} drift: {alarm}", "moment": drift.moment, "tries": 0}
             return
         if alarm.by_labels and not alarm.rose:
             return
@@ -299,7 +299,10 @@ class Controller:
     def _start(self, firing: Firing, champion: Champion, now: float) -> Job:
         if firing.trigger != "mix":
             return self.training.start(firing, champion, now)
-        moved, self._noticed["mix"] = self._noticed["mix"], None
+        moved = self._noticed["mix"]
+        # It stays until a champion follows it: too few labels may have judged this run for it to show what it is worth.
+        again = {**moved, "tries": moved["tries"] + 1}
+        self._noticed["mix"] = again if again["tries"] <= MAX_DOUBLINGS else None
         return self.training.follow_mix(firing, champion, now, since=moved["moment"])
 
     def _calling(self, drift: dict[str, Any]) -> str | None:
@@ -332,9 +335,11 @@ class Controller:
             accuracy=accuracy,
             best_accuracy=self._noticed["best_accuracy"],
             started=self.training.jobs.started(now),
+            learned=self.training.jobs.started(now, but="mix"),
             schedule_due=due is not None and due <= now,
             manual=self._noticed["manual"],
             rejections=self.training.jobs.rejections(),
             mix=mix["reason"] if mix else None,
+            mix_tries=mix["tries"] if mix else 0,
             held_out_since_mix=self.memory.count("gate", from_time=mix["moment"]) if mix else 0,
         )

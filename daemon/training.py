@@ -111,12 +111,12 @@ class Jobs:
         ]
         return len(list(takewhile(lambda state: state == "rejected", states)))
 
-    def started(self, now: float) -> tuple[float, ...]:
-        """When jobs began, oldest first: those of the last 24 hours, and the last one."""
+    def started(self, now: float, *, but: str = "") -> tuple[float, ...]:
+        """When jobs of any trigger `but` one began, oldest first: those of the last 24 hours, and the last one."""
         rows = self._db.execute(
-            "SELECT created_at FROM jobs WHERE created_at > ? OR number = (SELECT max(number) FROM jobs) "
-            "ORDER BY number",
-            (now - DAY,),
+            "SELECT created_at FROM jobs WHERE trigger != ? AND "
+            "(created_at > ? OR number = (SELECT max(number) FROM jobs WHERE trigger != ?)) ORDER BY number",
+            (but, now - DAY, but),
         )
         return tuple(row[0] for row in rows)
 

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -17,7 +17,8 @@ TriggerName = Literal["drift", "mix", "labels", "accuracy", "schedule", "manual"
 
 DAY = 86_400.0
 
-#: After this many rejections in a row the next try waits no longer: 8 times `triggers.min_labels`.
+#: After this many rejections in a row the next try waits no longer: 8 times `triggers.min_labels`; and a label mix is
+#: no longer followed.
 MAX_DOUBLINGS = 3
 
 #: Cron counts weekdays from Sunday, 0 and again 7; APScheduler from Monday. By these names they agree.
@@ -39,10 +40,12 @@ class Situation:
         drift: what an alarm since the champion went live says, and the harm it did; None without one that did harm.
         labels_since_drift: examples to learn whose texts came after that alarm.
         mix: what an alarm of the label mix since the champion went live says; None without one.
+        mix_tries: runs that have followed that alarm.
         held_out_since_mix: held-out examples whose texts came after that alarm.
         accuracy: the champion's live accuracy over the window; None until the window is full.
         best_accuracy: the best that it has been.
         started: when past runs began, oldest first: those of the last 24 hours, and the last one.
+        learned: the same of runs that learn, which those that follow the label mix do not hold up.
         schedule_due: the schedule has come round since it was last looked at.
         manual: who asked for a run; None when nobody did.
         rejections: candidates in a row that the gate has turned away.
@@ -58,10 +61,12 @@ class Situation:
     accuracy: float | None
     best_accuracy: float | None
     started: tuple[float, ...]
+    learned: tuple[float, ...]
     schedule_due: bool
     manual: str | None
     rejections: int = 0
     mix: str | None = None
+    mix_tries: int = 0
     held_out_since_mix: int = 0
 
 
@@ -121,12 +126,15 @@ def _calls(situation: Situation, config: TriggersConfig) -> Iterator[tuple[Trigg
         yield "labels", f"{situation.new_labels} new labels"
 
 
+RUNNING = "running", "a run is under way"
+
+
 def _hold(trigger: TriggerName, situation: Situation, config: TriggersConfig) -> tuple[str, str] | None:
     """What holds the trigger back: a short name for it, and the sentence; None when nothing does."""
-    if situation.running:
-        return "running", "a run is under way"
     if trigger == "mix":
         return _hold_mix(situation, config)
+    if situation.running:
+        return RUNNING
     if situation.new_labels == 0:
         return "no_labels", "there is nothing new to learn"
     if trigger == "manual":
@@ -139,20 +147,21 @@ def _hold(trigger: TriggerName, situation: Situation, config: TriggersConfig) ->
         return "labels", f"{situation.new_labels} of {needed} new labels"
     if situation.fresh_held_out < situation.needed_held_out:
         return "held_out", f"{situation.fresh_held_out} of {situation.needed_held_out} held-out labels for the gate"
-    return _hold_pace(situation, config)
+    return _hold_pace(situation.learned, situation.now, config)
 
 
 def _hold_mix(situation: Situation, config: TriggersConfig) -> tuple[str, str] | None:
-    """Following the label mix learns nothing, so it waits for no labels but those that judge it."""
-    if situation.held_out_since_mix < situation.needed_held_out:
-        told = f"{situation.held_out_since_mix} of {situation.needed_held_out}"
+    """Following the label mix learns nothing: it waits for no labels but those that judge it, more with each try."""
+    needed = situation.needed_held_out * 2**situation.mix_tries
+    if situation.held_out_since_mix < needed:
+        told = f"{situation.held_out_since_mix} of {needed}"
         return "held_out", f"{told} held-out labels from after the move for the gate"
-    return _hold_pace(situation, config)
+    return RUNNING if situation.running else _hold_pace(situation.started, situation.now, config)
 
 
-def _hold_pace(situation: Situation, config: TriggersConfig) -> tuple[str, str] | None:
-    since = situation.now - situation.started[-1] if situation.started else None
-    today = sum(situation.now - started < DAY for started in situation.started)
+def _hold_pace(started: Sequence[float], now: float, config: TriggersConfig) -> tuple[str, str] | None:
+    since = now - started[-1] if started else None
+    today = sum(now - moment < DAY for moment in started)
     if since is not None and since < config.cooldown:
         return "cooldown", f"the last run began {since:.0f} s ago; the cooldown is {config.cooldown:.0f} s"
     if today >= config.daily_budget:

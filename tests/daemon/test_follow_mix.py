@@ -1,5 +1,6 @@
 """A label mix that moved: the run that follows it, from the alarm to the job that the learner is given."""
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from tests.daemon.test_controller import Desk, score_row
 from tests.sentences import LABELS, sentence
 
 #: The text at which the mix moves, and texts in all.
-MOVED, TEXTS = 300, 500
+MOVED, TEXTS = 300, 800
 
 
 def at(number: int) -> float:
@@ -36,13 +37,8 @@ def texts_whose_mix_moves() -> list[dict[str, Any]]:
 
 def test_a_mix_that_moved_is_noticed_and_followed_without_learning(config, encoder):
     desk = Desk(settings(config.home, encoder, triggers={"drift_labels": 10_000}))
-    rows = texts_whose_mix_moves()
-    labels = [{**label_row(place), "label": row["label"]} for place, row in enumerate(rows)]
-    for first in range(0, TEXTS, 20):
-        part = slice(first, first + 20)
-        topics = desk.config.topics
-        messages = [*as_messages(topics.scores, rows[part]), *as_messages(topics.labels, labels[part])]
-        desk.controller.step(messages, {}, datetime.fromisoformat(rows[part][-1]["timestamp"]).timestamp())
+    for _ in steps(desk, 500):
+        pass
 
     decisions = desk.controller.decisions.latest(100)
     alarms = [one for one in decisions if one["kind"] == "drift" and one["text_at"] >= at(MOVED)]
@@ -53,6 +49,22 @@ def test_a_mix_that_moved_is_noticed_and_followed_without_learning(config, encod
     job = read_job(config.home / "jobs" / "job-00001")
     assert job.method == "priors"
     assert at(MOVED - 30) < job.since < at(MOVED + 30)
+    desk.close()
+
+
+def test_a_mix_whose_run_was_turned_away_is_followed_again_once_twice_as_many_labels_judge_it(config, encoder):
+    triggers = {"drift_labels": 10_000, "labels": 0, "accuracy": {"drop": 1.0}}
+    desk = Desk(settings(config.home, encoder, triggers=triggers))
+    training, memory, judged_on = desk.controller.training, desk.controller.memory, []
+    for _ in steps(desk, TEXTS):
+        if job := training.jobs.running():
+            assert job.trigger == "mix"
+            moved = read_job(config.home / "jobs" / job.name).since
+            judged_on.append(memory.count("gate", from_time=moved))
+            training.jobs.close(job, "rejected", {"because": "no better beyond chance"})
+
+    needed = desk.config.gate.min_examples
+    assert needed <= judged_on[0] < 2 * needed <= judged_on[1]
     desk.close()
 
 
@@ -80,6 +92,18 @@ def test_the_learner_takes_the_job(config):
     assert (report.method, report.steps) == ("priors", 0)
     assert report.new_priors is not None
     desk.close()
+
+
+def steps(desk: Desk, texts: int) -> Iterator[None]:
+    """Hand the controller the first `texts` and their labels, 20 at a time, with a pause after each step."""
+    rows = texts_whose_mix_moves()[:texts]
+    labels = [{**label_row(place), "label": row["label"]} for place, row in enumerate(rows)]
+    topics = desk.config.topics
+    for first in range(0, texts, 20):
+        part = slice(first, first + 20)
+        messages = [*as_messages(topics.scores, rows[part]), *as_messages(topics.labels, labels[part])]
+        desk.controller.step(messages, {}, datetime.fromisoformat(rows[part][-1]["timestamp"]).timestamp())
+        yield
 
 
 def following(config) -> tuple[Desk, Path]:

@@ -32,6 +32,7 @@ QUIET = Situation(
     accuracy=None,
     best_accuracy=None,
     started=(),
+    learned=(),
     schedule_due=False,
     manual=None,
 )
@@ -84,8 +85,8 @@ def test_each_trigger_fires_with_its_reason(trigger: str, reason: str) -> None:
         ({"new_labels": 0}, "no_labels"),
         ({"new_labels": 99}, "labels"),
         ({"fresh_held_out": 29}, "held_out"),
-        ({"started": (10 * DAY - 1_799.0,)}, "cooldown"),
-        ({"started": (9.01 * DAY, 9.2 * DAY, 9.4 * DAY, 9.6 * DAY)}, "budget"),
+        ({"learned": (10 * DAY - 1_799.0,)}, "cooldown"),
+        ({"learned": (9.01 * DAY, 9.2 * DAY, 9.4 * DAY, 9.6 * DAY)}, "budget"),
     ],
     ids=str,
 )
@@ -114,8 +115,8 @@ def test_the_reasons_for_holding_name_the_numbers() -> None:
         "99 of 100 new labels": {"new_labels": 99},
         "249 of 250 labels from after the drift": {"labels_since_drift": 249},
         "29 of 30 held-out labels for the gate": {"fresh_held_out": 29},
-        "the last run began 60 s ago; the cooldown is 1800 s": {"started": (10 * DAY - 60,)},
-        "4 runs in 24 hours; the budget is 4": {"started": tuple(9.5 * DAY + n for n in range(4))},
+        "the last run began 60 s ago; the cooldown is 1800 s": {"learned": (10 * DAY - 60,)},
+        "4 runs in 24 hours; the budget is 4": {"learned": tuple(9.5 * DAY + n for n in range(4))},
     }
     for why, changes in held.items():
         situation = replace(DRIFT, **changes)
@@ -145,6 +146,22 @@ def test_following_the_label_mix_waits_for_what_judges_it(changes: dict[str, Any
     assert held.reason == f"share of negative rose; held: {why}"
 
 
+def test_a_mix_that_was_not_followed_is_tried_again_with_twice_the_labels_that_judge_it() -> None:
+    once = replace(MIX, mix_tries=1)
+
+    assert firing(replace(once, held_out_since_mix=59)).reason.endswith(
+        "59 of 60 held-out labels from after the move for the gate"
+    )
+    assert firing(replace(once, held_out_since_mix=60)).outcome == "fired"
+
+
+def test_a_run_that_follows_the_mix_does_not_hold_up_one_that_learns() -> None:
+    followed = (DRIFT.now - 60,)
+
+    assert firing(replace(DRIFT, started=followed)).outcome == "fired"
+    assert firing(replace(MIX, started=followed)).held_by == "cooldown"
+
+
 def test_drift_that_did_harm_is_learned_before_the_mix_is_followed() -> None:
     assert firing(replace(MIX, drift="errors rose", labels_since_drift=250)).trigger == "drift"
 
@@ -164,15 +181,15 @@ def test_each_kind_of_drift_has_its_consequence(kind: Kind, by_labels: bool, ros
 
 
 def test_the_cooldown_ends_on_the_second() -> None:
-    assert firing(replace(LABELS, started=(LABELS.now - 1_800.0,))).outcome == "fired"
-    assert firing(replace(LABELS, started=(LABELS.now - 1_799.9,))).held_by == "cooldown"
+    assert firing(replace(LABELS, learned=(LABELS.now - 1_800.0,))).outcome == "fired"
+    assert firing(replace(LABELS, learned=(LABELS.now - 1_799.9,))).held_by == "cooldown"
 
 
 def test_the_budget_is_over_any_24_hours_and_not_over_a_date() -> None:
     spent = tuple(QUIET.now - hours * 3_600.0 for hours in (24, 18, 12, 6))
 
-    assert firing(replace(LABELS, started=spent)).outcome == "fired"
-    assert firing(replace(LABELS, started=spent, now=LABELS.now - 1)).held_by == "budget"
+    assert firing(replace(LABELS, learned=spent)).outcome == "fired"
+    assert firing(replace(LABELS, learned=spent, now=LABELS.now - 1)).held_by == "budget"
 
 
 @pytest.mark.parametrize(("rejections", "needed"), [(0, 100), (1, 200), (3, 800), (4, 800), (20, 800)])
@@ -227,7 +244,8 @@ situations = st.builds(
     labels_since_drift=st.integers(0, 500),
     accuracy=st.none() | st.floats(0, 1),
     best_accuracy=st.none() | st.floats(0, 1),
-    started=st.lists(st.floats(8 * DAY, 10 * DAY), max_size=6).map(lambda moments: tuple(sorted(moments))),
+    started=st.just(()),
+    learned=st.lists(st.floats(8 * DAY, 10 * DAY), max_size=6).map(lambda moments: tuple(sorted(moments))),
     schedule_due=st.booleans(),
     manual=st.none() | st.just("Ada"),
 )
@@ -243,8 +261,8 @@ def test_no_run_ever_starts_beside_another_or_over_the_budget_unless_a_person_as
         if decided.trigger != "manual":
             assert situation.new_labels >= CONFIG.min_labels
             assert situation.fresh_held_out >= 30
-            assert not situation.started or situation.now - situation.started[-1] >= CONFIG.cooldown
-            assert sum(situation.now - moment < DAY for moment in situation.started) < CONFIG.daily_budget
+            assert not situation.learned or situation.now - situation.learned[-1] >= CONFIG.cooldown
+            assert sum(situation.now - moment < DAY for moment in situation.learned) < CONFIG.daily_budget
     if decided is not None and decided.outcome == "held":
         assert decided.held_by
 
