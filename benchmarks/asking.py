@@ -3,6 +3,7 @@
 `python -m benchmarks.asking --texts T.jsonl --labels L.jsonl --base B.jsonl` runs four backtests of the daemon's own
 code and prints, for each, live and (with `--holdout`) held-out macro-F1, and which share of the gain of all labels over
 none is kept. A label that was asked for is delivered when it was due anyway, or at once when it was due before.
+Finished runs are kept in `--out` and not done again, so it can be stopped and gone on with; `--runs` does some now.
 """
 
 import argparse
@@ -22,6 +23,8 @@ from daemon.settings import load
 from learners.job import Progress
 
 DAY = 86_400.0
+
+RUNS = ("no labels", "at random", "asked for", "all labels")
 
 
 class Silent:
@@ -64,8 +67,10 @@ def budget(texts: Path, share: float) -> int:
     return max(1, round(share * len(times) / days))
 
 
-def compare(config: Config, files: Mapping[str, Path | None], share: float, out: Path, seed: int) -> dict[str, Any]:
-    """The four runs' reports, by name; each keeps its own in a folder of `out`."""
+def compare(
+    config: Config, files: Mapping[str, Path | None], share: float, out: Path, seed: int, names: Sequence[str] = RUNS
+) -> dict[str, Any]:
+    """The reports of these runs, by name; each keeps its own in a folder of `out`."""
     texts = files["texts"]
     assert texts is not None
     asking = config.model_copy(
@@ -77,12 +82,20 @@ def compare(config: Config, files: Mapping[str, Path | None], share: float, out:
         "asked for": (asking, Answering),
         "all labels": (config, lambda: None),
     }
-    reports = {}
-    for name, (settings, annotator) in runs.items():
+    return {name: _run(*runs[name], files, out / name.replace(" ", "-")) for name in names}
+
+
+def _run(
+    config: Config, annotator: Callable[[], Annotator | None], files: Mapping[str, Path | None], out: Path
+) -> dict[str, Any]:
+    """One run's report and how many labels were `given`, from `out` if it has been done."""
+    done = out / "done.json"
+    if not done.exists():
         given = Counted(annotator())
-        run = Backtest(settings, out / name.replace(" ", "-"), Silent(), given)
-        reports[name] = run.run(**files) | {"given": given.count}  # type: ignore[arg-type]
-    return reports
+        report = Backtest(config, out, Silent(), given).run(**files)  # type: ignore[arg-type]
+        done.write_text(json.dumps(report | {"given": given.count}))
+    reread: dict[str, Any] = json.loads(done.read_text())
+    return reread
 
 
 class Counted:
@@ -122,13 +135,16 @@ def main() -> None:
     for name in ("base", "holdout", "config"):
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--share", type=float, default=0.1, help="share of the labels that may be asked for")
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=RUNS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out/asking"))
     parser.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE")
     given = parser.parse_args()
     config = load(given.config, environment={}, overrides=given.set)
     files = {name: getattr(given, name) for name in ("texts", "labels", "base", "holdout")}
-    reports = compare(config, files, given.share, given.out, given.seed)
+    reports = compare(config, files, given.share, given.out, given.seed, given.runs)
+    if len(reports) < len(RUNS):
+        return
     print(f"{'labels':12} {'given':>7} {'live F1':>8} {'held out':>9} {'of gain':>8}")
     for name, labels, live, held, kept in table(reports):
         shown = [f"{value:.3f}" if value is not None else "-" for value in (live, held)]
