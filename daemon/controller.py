@@ -32,6 +32,7 @@ from daemon.triggers import GRAVITY, MAX_DOUBLINGS, Firing, Schedule, Situation,
 from daemon.waiting import Waiting
 from daemon.watch import Drift
 from learners.job import Rescored
+from learners.priors import LEAST_BEFORE
 
 log = structlog.get_logger(__name__)
 
@@ -174,11 +175,15 @@ class Controller:
         """Record an alarm; the gravest kind that came first is kept until it has been learned from."""
         alarm = drift.alarm
         self._metrics.drift_alarms.labels(alarm.detector, alarm.kind).inc()
-        action = consequence(alarm.kind, self._config.triggers, by_labels=alarm.by_labels, rose=alarm.rose)
+        before = self._before(drift.moment)
+        action = consequence(
+            alarm.kind, self._config.triggers, by_labels=alarm.by_labels, rose=alarm.rose, before=before
+        )
         self.decisions.add(now, "drift", str(drift), {**drift.details(), "action": action})
         log.info("drift", because=str(drift), action=action)
         if alarm.kind == "label mix":
-            self._noticed["mix"] = {"reason": f"{alarm.kind} drift: {alarm}", "moment": drift.moment, "tries": 0}
+            if before >= LEAST_BEFORE:
+                self._noticed["mix"] = {"reason": f"{alarm.kind} drift: {alarm}", "moment": drift.moment, "tries": 0}
             return
         if alarm.by_labels and not alarm.rose:
             return
@@ -190,6 +195,11 @@ class Controller:
                 "moment": drift.moment,
                 "harm": alarm.by_labels,
             }
+
+    def _before(self, moment: float) -> int:
+        """Texts of before `moment` that a run which follows the label mix would have."""
+        champion = self.champion
+        return self.training.before(champion, moment) if champion else 0
 
     def _end_probation(self, against: str, now: float) -> None:
         """The champion has failed: bring its parent back, if that is still to be had."""

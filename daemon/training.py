@@ -184,6 +184,11 @@ class Training:
         to_audit = self._memory.audit(champion.newest_example)
         return Snapshot(new, replay, held_out, self._recent(), self._unlabelled(), to_audit)
 
+    def before(self, champion: Champion, moment: float) -> int:
+        """Texts of before `moment` that a run which follows the label mix would know the old mix by."""
+        labelled = sum(one.timestamp < moment for one in self._memory.new(champion.newest_example))
+        return labelled + sum(one.timestamp < moment for one in self._without_truth())
+
     def _recent(self) -> list[Recent]:
         return [_without_label(text) for text in self._waiting.recent(self._config.memory.rescored)]
 

@@ -12,6 +12,7 @@ from apscheduler.triggers.cron import CronTrigger
 from daemon.config import TriggersConfig
 from daemon.drift.kinds import Kind
 from daemon.records import utc
+from learners.priors import LEAST_BEFORE
 
 TriggerName = Literal["drift", "mix", "labels", "accuracy", "schedule", "manual"]
 
@@ -84,8 +85,13 @@ class Firing:
 GRAVITY: dict[Kind, int] = {"input": 0, "concept": 1}
 
 
-def consequence(kind: Kind, config: TriggersConfig, *, by_labels: bool, rose: bool) -> str:
-    """What is done about an alarm, in a sentence; `by_labels`: it is errors that `rose` or fell."""
+def consequence(kind: Kind, config: TriggersConfig, *, by_labels: bool, rose: bool, before: int) -> str:
+    """What is done about an alarm, in a sentence.
+
+    `by_labels`: it is errors that `rose` or fell; `before`: texts of before that say what the label mix was.
+    """
+    if kind == "label mix" and before < LEAST_BEFORE:
+        return f"none: {before} texts from before say what the mix was, and it takes {LEAST_BEFORE}"
     if kind == "label mix":
         return "follows the mix, once enough held-out labels from since then can judge it"
     if by_labels and not rose:

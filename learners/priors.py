@@ -36,7 +36,7 @@ BEFORE = 30
 ALPHA = 0.05
 
 #: Texts from before the mix moved, at least: of 100, a share of 30 % is off by 4.6 points (one standard deviation).
-LEAST = 100
+LEAST_BEFORE = 100
 
 #: Maximisation has come to rest when no prior moves by more than this. It took 40 rounds at most on real streams.
 REST, ROUNDS = 1e-6, 1_000
@@ -119,9 +119,9 @@ def moved(job: Job, snapshot: Snapshot, compute: Compute) -> Moved:
     before += [one.text for one in snapshot.unlabelled if one.timestamp < job.since]
     after = [one.text for one in snapshot.unlabelled if one.timestamp >= job.since]
     labelled = [one.label for one in snapshot.new if one.timestamp >= job.since]
-    if len(before) < LEAST:
+    if len(before) < LEAST_BEFORE:
         raise JobError(
-            f"only {len(before)} texts are from before the label mix moved, and it takes {LEAST} to know what it was",
+            f"only {len(before)} texts are from before the label mix moved, and it takes {LEAST_BEFORE} to know it",
             "wait for more before the next run, or learn by another method",
         )
     if not (after or labelled):

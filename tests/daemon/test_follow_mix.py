@@ -86,6 +86,16 @@ def test_a_run_that_learned_nothing_leaves_all_labels_to_be_learned(config):
     desk.close()
 
 
+def test_all_that_is_known_of_the_mix_before_it_moved_is_what_the_job_has(config):
+    desk, directory = following(config)
+    champion = desk.controller.champion
+    assert champion is not None
+    known = sum(row.timestamp < at(150) for row in read_rows(directory / "new.jsonl", Example))
+    assert desk.controller.training.before(champion, at(150)) == known > 100
+    assert desk.controller.training.before(champion, at(0)) == 0
+    desk.close()
+
+
 def test_the_learner_takes_the_job(config):
     desk, directory = following(config)
     report = run(directory)

@@ -177,7 +177,12 @@ def test_drift_that_did_harm_is_learned_before_the_mix_is_followed() -> None:
     ],
 )
 def test_each_kind_of_drift_has_its_consequence(kind: Kind, by_labels: bool, rose: bool, does: str) -> None:
-    assert does in consequence(kind, CONFIG, by_labels=by_labels, rose=rose)
+    assert does in consequence(kind, CONFIG, by_labels=by_labels, rose=rose, before=100)
+
+
+def test_a_mix_that_nothing_is_known_of_is_not_followed() -> None:
+    done = consequence("label mix", CONFIG, by_labels=False, rose=True, before=99)
+    assert done == "none: 99 texts from before say what the mix was, and it takes 100"
 
 
 def test_the_cooldown_ends_on_the_second() -> None:

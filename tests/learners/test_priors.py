@@ -13,7 +13,7 @@ from learners.evaluation import accuracy, log_loss
 from learners.job import Example, Job, Recent, Report, write_rows
 from learners.judging import answers
 from learners.model import load
-from learners.priors import FURTHEST, LEAST, new_priors
+from learners.priors import FURTHEST, LEAST_BEFORE, new_priors
 from learners.run import run
 from tests.learners.conftest import write_job
 from tests.sentences import LABELS, SUBJECTS, WORDS
@@ -146,7 +146,7 @@ def test_nothing_moves_but_the_bias_by_the_log_of_the_ratio_at_the_models_temper
 @pytest.mark.parametrize(
     ("since", "says"),
     [
-        (50.0, f"only 50 texts are from before the label mix moved, and it takes {LEAST}"),
+        (50.0, f"only 50 texts are from before the label mix moved, and it takes {LEAST_BEFORE}"),
         (5e6, "no text is from after"),
     ],
 )
