@@ -229,11 +229,13 @@ class DriftWatch:
         index = self._waiting.place_of(text_at)
         if alarm.moment is None:
             return Drift(alarm, text_at, index, None, None, None)
+        # Labels come in another order than their texts: the last of them may be an older one's.
+        began_at = min(alarm.moment, text_at)
         judged = self._waiting.judged(2 * MOST_TEXTS)
-        wrong = [one for one, truth in judged if one.label != truth and one.timestamp >= alarm.moment]
+        wrong = [one for one, truth in judged if one.label != truth and one.timestamp >= began_at]
         right = [one for one, truth in judged if one.label == truth]
-        began_index = self._waiting.place_of(alarm.moment)
-        return Drift(alarm, text_at, index, alarm.moment, began_index, self._explain(right, wrong))
+        began_index = self._waiting.place_of(began_at)
+        return Drift(alarm, text_at, index, began_at, began_index, self._explain(right, wrong))
 
     def _explain(self, before: Sequence[Scored], after: Sequence[Scored]) -> Explanation:
         """By the latest on each side; where some of those after have a sketch, by these, as they can be grouped."""

@@ -233,6 +233,18 @@ def test_errors_told_long_after_their_texts_are_explained_all_the_same(live: Liv
     assert drift.explanation.clusters
 
 
+def test_errors_whose_labels_come_last_text_first_began_no_later_than_they_were_told(live: Live) -> None:
+    bad, good = rows(texts=300, wrong=0.9, change=0), rows(texts=400, change=400, seed=2, first=300)
+    live.take([*bad, *good])
+
+    (drift, *_) = live.label([*good, *reversed(bad)])
+
+    assert drift.began_at is not None
+    assert drift.began_at <= drift.text_at
+    assert drift.began_index is not None
+    assert drift.began_index <= drift.text_index
+
+
 def test_errors_that_rise_after_texts_moved_are_harm(live: Live) -> None:
     assert live.watch.harm is None
 
