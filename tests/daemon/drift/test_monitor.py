@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from daemon.config import DetectorConfig, DriftConfig
 from daemon.drift.conformal import Labels, Place
 from daemon.drift.kinds import CONFORMAL, EVERYTHING
-from daemon.drift.monitor import STRIDE, Alarm, DriftMonitor, Scores, Truths
+from daemon.drift.monitor import Alarm, DriftMonitor, Scores, Truths
 from daemon.drift.signals import Texts
 from tests.sentences import sentence
 
@@ -263,15 +263,27 @@ def test_a_stream_that_stays_the_same_raises_no_alarm() -> None:
     assert 0 < watched.monitor.statistics()[CONFORMAL, EVERYTHING] < 1
 
 
-def test_a_third_of_a_reference_window_begins_to_watch_and_a_whole_one_goes_on() -> None:
+def test_a_tenth_of_a_reference_window_begins_to_watch_then_a_third_and_a_whole_one_go_on() -> None:
     watched = Watched()
-    watched.take(part(stream(), slice(0, 49)))
+    watched.take(part(stream(), slice(0, 14)))
     assert watched.referred == []
     assert watched.monitor.statistics()[CONFORMAL, EVERYTHING] == 0
 
-    watched.take(part(stream(), slice(49, TEXTS)))
+    watched.take(part(stream(), slice(14, TEXTS)))
 
-    assert watched.referred == [150 // STRIDE, 150]
+    assert watched.referred == [15, 50, 150]
+
+
+def test_what_moves_soon_after_an_alarm_is_found_as_well() -> None:
+    watched = Watched(PLAIN.model_copy(update={"reference": 390}))
+    assert watched.take(part(stream(novelty=1.5), slice(0, CHANGE + 60)))
+    again = part(stream(novelty=1.5, start=TEXTS, seed=2), slice(CHANGE, CHANGE + 60))
+    again.texts.sketches[:] += 1.5
+
+    (alarm,) = watched.take(again)
+
+    assert alarm.kind == "input"
+    assert watched.referred[-1] == 39
 
 
 def test_after_an_alarm_the_texts_since_are_the_beginning_of_the_next_reference() -> None:
@@ -283,7 +295,7 @@ def test_after_an_alarm_the_texts_since_are_the_beginning_of_the_next_reference(
 
     # What was new is what is usual now, and what was usual would be new.
     assert watched.take(stays) == []
-    assert len(watched.referred) == 4
+    assert watched.referred == [15, 50, 150] * 2
     back = stream(start=2 * TEXTS, seed=3)
     assert watched.take(back)[0].index < 2 * TEXTS + 40
 
@@ -291,12 +303,13 @@ def test_after_an_alarm_the_texts_since_are_the_beginning_of_the_next_reference(
 def test_while_a_reference_is_wanted_no_more_texts_are_taken_than_it_needs() -> None:
     monitor = DriftMonitor(PLAIN, seed=1)
 
-    assert monitor.observe_scores(stream()) == (50, [])
-    assert monitor.wanted == 50
-    monitor.refer(stream().texts.part(slice(0, 50)))
-    assert monitor.wanted == 0
-    assert monitor.observe_scores(stream().after(50)) == (100, [])
-    assert monitor.wanted == 150
+    taken = 0
+    for size in (15, 50, 150):
+        assert monitor.observe_scores(stream().after(taken)) == (size - taken, [])
+        assert monitor.wanted == size
+        monitor.refer(stream().texts.part(slice(0, size)))
+        assert monitor.wanted == 0
+        taken = size
 
 
 def test_a_new_champions_window_is_what_is_usual_under_it() -> None:
@@ -330,7 +343,7 @@ def test_a_swap_without_texts_collects_a_new_reference_window() -> None:
     unlike = stream(start=TEXTS, seed=2)
     unlike.texts.sketches[:] += 1.5
     assert watched.take(unlike) == []
-    assert watched.referred == [50, 150, 50, 150]
+    assert watched.referred == [15, 50, 150] * 2
 
 
 def test_a_swap_to_a_few_texts_waits_for_more() -> None:
