@@ -92,9 +92,10 @@ NOTHING, JOINT = "do nothing", "joint"
 HELD_OUT = 300
 
 #: The short setting: rows of a stretch (and of the base), and of a slice; and the steps that suit so few: fewer for an
-#: update, more for the base and for joint training, which have no past to build on.
-SHORT = (120, 60)
-SHORTENED = ("learning.min_steps=40", "learning.fit_epochs=10")
+#: update, more for the base and for joint training, which have no past to build on. Long texts (reviews, articles) are
+#: cut to their beginning.
+SHORT = (80, 40)
+SHORTENED = ("learning.min_steps=25", "learning.fit_epochs=8", "model.max_tokens=64")
 
 
 @dataclass
