@@ -43,7 +43,7 @@ from rich.console import Console
 
 from benchmarks import drift_report
 from benchmarks.drift_matching import Judged, Rate, judge
-from benchmarks.drift_ours import Ours, kinds, recorded, simulated, speeds
+from benchmarks.drift_ours import Ours, kinds, recorded, simulated, soon, speeds
 from benchmarks.drift_peers import peers
 from benchmarks.drift_report import Change, Quiet, Results
 from benchmarks.drift_rivals import rivals
@@ -59,6 +59,9 @@ DEFAULT, SENSITIVE = 10_000, 1_000
 RARE, CHUNK = 100_000, 500_000
 
 ALONE = "evidence alone"
+
+#: Texts from an alarm to the next change, and how many more the next alarm is waited for.
+LEADS, SOON = (100, 200, 400), 500
 
 #: Both old enough to need a NumPy before 2, so not in our own environment.
 PEERS = ("frouros==0.9.0", "alibi-detect==0.13.0", "torch==2.11.0")
@@ -335,6 +338,8 @@ def main() -> None:
     if "delays" in arguments.only:
         changed = [view for view in _views(place) if view.stream.kind != STILL and view.stream.seed == 0]
         results.kinds = kinds(_pool(place), changed, DEFAULT)
+        domains = list(DOMAINS.values())
+        results.soon = {lead: soon(_pool(place), domains, DEFAULT, lead, SOON) for lead in LEADS}
     if "crash" in arguments.only:
         results.recorded = on_true_days(place)
         results.days = days(place)

@@ -1,5 +1,6 @@
 """The daemon's own drift monitor among the contenders, and its evidence by itself."""
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -212,6 +213,24 @@ def _speed(work: Callable[[], None], count: int) -> float:
     started = time.perf_counter()
     work()
     return count / (time.perf_counter() - started)
+
+
+def soon(pool: Pool, sources: Sequence[str], false_alarm_every: int, before: int, after: int) -> list[int | None]:
+    """Delays where a stream changes after `before` texts and begins without a reference window, as after an alarm.
+
+    Of every ordered pair of sources; None for what is not found within `after` texts.
+    """
+    found: list[int | None] = []
+    for number, (old, new) in enumerate(itertools.permutations(sources, 2)):
+        random = np.random.default_rng(number)
+        places = np.concatenate([random.permutation(pool.of(old))[:before], random.permutation(pool.of(new))[:after]])
+        watch, start, delay = Watch(pool, false_alarm_every, number), 0, None
+        # An alarm before the change is no answer.
+        while delay is None and start < len(places) and (alarms := watch.score(places[start:])):
+            start += alarms[0][0] + 1
+            delay = start - before if start > before else None
+        found.append(delay)
+    return found
 
 
 def kinds(pool: Pool, views: Sequence[View], false_alarm_every: int) -> dict[str, dict[str, int]]:

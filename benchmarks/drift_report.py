@@ -65,6 +65,7 @@ class Results:
     days: dict[str, list[float]] = field(default_factory=dict)
     recorded: dict[str, list[list[str]]] = field(default_factory=dict)
     kinds: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    soon: Mapping[int, Sequence[int | None]] = field(default_factory=dict)
     speeds: Sequence[tuple[str, float]] = ()
     missing: Sequence[str] = ()
 
@@ -85,6 +86,7 @@ def sections(results: Results) -> list[Section]:
         _crash(results),
         _contenders(results),
         _kinds(results),
+        _soon(results),
         *_recorded(results),
         _speeds(results),
     ]
@@ -228,6 +230,16 @@ def _contenders(results: Results) -> Section:
     if results.missing:
         note += " Did not run here: " + "; ".join(results.missing) + "."
     return Section("The same rate of false alarms", headings, rows, note)
+
+
+def _soon(results: Results) -> Section:
+    rows = [
+        [str(lead), str(len(found)), f"{median(found, HORIZON):,.0f}", str(sum(one is not None for one in found))]
+        for lead, found in results.soon.items()
+    ]
+    headings = ["texts since the alarm", "streams", "median delay", "found within 500"]
+    note = "A full change of domain while the reference window is made anew, between all domains; no labels."
+    return Section("Changes soon after an alarm", headings, rows, note)
 
 
 def _kinds(results: Results) -> Section:

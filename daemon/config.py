@@ -220,7 +220,7 @@ class DriftConfig(Section):
     reference: int = Field(
         1_500,
         ge=30,
-        description="Texts of the champion's reference window; with a tenth of them it begins to watch.",
+        description="Texts of the champion's reference window; with a twentieth of them it begins to watch.",
     )
     neighbours: int = Field(5, gt=0, description="Meaning: mean distance to this many nearest reference sketches.")
     detectors: list[DetectorConfig] = Field([], description="Other detectors beside it, and the signal each watches.")

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -161,16 +160,14 @@ def still_view(values: Sequence[float], seed: int = 0, change: int | None = None
     return View(stream, {"score": np.zeros(0)}, {"score": np.asarray(values, dtype=np.float64)})
 
 
-@dataclass
 class Score(Statistic):
     """Its statistic is the score itself."""
 
-    name: str = "score"
-    signal: str = "score"
-    loose, strict = 0.01, 100.0
-
     def path(self, view: View) -> Iterable[float]:
         return view.values["score"].tolist()
+
+
+SCORE = Score("score", "score", 0.01, 100.0)
 
 
 def exponential_views(runs: int) -> list[View]:
@@ -179,7 +176,7 @@ def exponential_views(runs: int) -> list[View]:
 
 
 def test_a_threshold_is_tuned_to_the_rate_asked_for() -> None:
-    judged = judge(Score(), exponential_views(400), target=200)
+    judged = judge(SCORE, exponential_views(400), target=200)
     # Of an exponential score, one in 200 is above log(200).
     assert judged.parameter == pytest.approx(math.log(200), rel=0.05)
     assert judged.rate.mean == pytest.approx(200, rel=0.05)
@@ -188,8 +185,8 @@ def test_a_threshold_is_tuned_to_the_rate_asked_for() -> None:
 def test_what_is_said_of_all_thresholds_at_once_is_what_each_says() -> None:
     views = exponential_views(50)
     for threshold in (1.0, 3.0, 6.0):
-        rate = judge(Score(), views, target=1, parameter=threshold).rate
-        assert rate == Rate.of([Score().first(threshold, view) for view in views], [500] * 50)
+        rate = judge(SCORE, views, target=1, parameter=threshold).rate
+        assert rate == Rate.of([SCORE.first(threshold, view) for view in views], [500] * 50)
 
 
 def test_the_loosest_threshold_is_taken_where_none_alarms() -> None:
@@ -199,10 +196,10 @@ def test_the_loosest_threshold_is_taken_where_none_alarms() -> None:
 
 
 def test_a_delay_is_counted_from_the_change_and_an_alarm_before_it_starts_again() -> None:
-    assert delay(Score(), 5, still_view([0, 9, 0, 0, 9, 0], change=3)) == 2
-    assert delay(Score(), 5, still_view([0, 0, 0, 9], change=3)) == 1
-    assert delay(Score(), 5, still_view([0, 9, 0, 0], change=3)) is None
-    assert delay(Score(), 5, still_view([0, 9, 9, 0, 9], change=3).after(2)) == 2
+    assert delay(SCORE, 5, still_view([0, 9, 0, 0, 9, 0], change=3)) == 2
+    assert delay(SCORE, 5, still_view([0, 0, 0, 9], change=3)) == 1
+    assert delay(SCORE, 5, still_view([0, 9, 0, 0], change=3)) is None
+    assert delay(SCORE, 5, still_view([0, 9, 9, 0, 9], change=3).after(2)) == 2
 
 
 def test_what_was_not_found_counts_as_the_whole_stream() -> None:
@@ -212,12 +209,12 @@ def test_what_was_not_found_counts_as_the_whole_stream() -> None:
 
 def test_an_alarm_every_so_many_texts_comes_as_often() -> None:
     views = [still_view([0.0] * 300, seed) for seed in range(2_000)]
-    rate = Rate.of([Interval().first(1_000, view) for view in views], [300] * len(views))
+    rate = Rate.of([Interval("interval", "", 1.0, 1e6).first(1_000, view) for view in views], [300] * len(views))
     assert rate.alarms == pytest.approx(600, abs=4 * math.sqrt(600 * 0.7))
     # It does not begin anew after an alarm, nor where it begins to look.
-    first = Interval().first(100, views[0])
+    first = Interval("interval", "", 1.0, 1e6).first(100, views[0])
     assert first is not None
-    assert Interval().first(100, views[0].after(first + 1)) == 99
+    assert Interval("interval", "", 1.0, 1e6).first(100, views[0].after(first + 1)) == 99
 
 
 def test_streams_come_back_from_their_files_as_they_were(pool: Pool, tmp_path: Path) -> None:

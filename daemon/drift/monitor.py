@@ -124,7 +124,7 @@ class DriftMonitor:
     def _target(self) -> int:
         """Texts of one kind that the next reference window takes: a part of one is better than none."""
         full = self._config.reference
-        return next((size for size in (full // 10, full // STRIDE) if size > max(1, self._referred)), full)
+        return next((size for size in (full // 20, full // STRIDE) if size > max(1, self._referred)), full)
 
     @property
     def harmed(self) -> bool:
