@@ -448,8 +448,8 @@ class GateConfig(Section):
     )
     invariance_tolerance: Share = Field(
         0.03,
-        description="Share of texts, beyond the champion's, whose label may move when the companies, tickers and "
-        "people in them are swapped for others.",
+        description="Share of the texts that the champion gets right, beyond its own, whose label may move when the "
+        "companies, tickers and people in them are swapped for others.",
     )
     max_slowdown: float = Field(1.5, ge=1, description="Candidate's scoring time over the champion's, at most.")
 

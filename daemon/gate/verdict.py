@@ -78,7 +78,7 @@ def judge(
         calibration=judge_calibration(
             Answers.of([row for row in unseen if row.parent is not None], labels), config, seed
         ),
-        invariance=judge_invariance(unseen, len(labels), config),
+        invariance=judge_invariance(unseen, labels, config),
         settings=config.model_dump(),
         seed=seed,
     )
@@ -114,7 +114,7 @@ def _decide(verdict: Verdict, config: GateConfig) -> tuple[bool, str]:
     if (names := verdict.invariance) and not names.passed:
         return (
             False,
-            f"judges names: {_step(names)} of {names.examples} texts change label when their names are swapped",
+            f"judges names: {_step(names)} of {names.examples} texts that were right change label with other names",
         )
     if not verdict.slowdown <= config.max_slowdown:
         return False, f"{verdict.slowdown:.2f} times as slow; gate.max_slowdown is {config.max_slowdown}"
