@@ -88,14 +88,15 @@ WAYS: dict[str, tuple[str, ...]] = {
 #: Rows that learn nothing, and everything at once: what there is to win.
 NOTHING, JOINT = "do nothing", "joint"
 
-#: Held-out examples that a job is given to choose by, newest first; a way that chooses nothing ignores them.
-HELD_OUT = 300
+#: Held-out examples that a job is given to choose by, newest first; a way that chooses nothing ignores them. Both
+#: models answer them after every update, as for the gate, so the short setting has fewer.
+HELD_OUT, SHORT_HELD_OUT = 300, 90
 
 #: The short setting: rows of a stretch (and of the base), and of a slice; and the steps that suit so few: fewer for an
 #: update, more for the base and for joint training, which have no past to build on. Long texts (reviews, articles) are
 #: cut to their beginning.
-SHORT = (80, 40)
-SHORTENED = ("learning.min_steps=25", "learning.fit_epochs=8", "model.max_tokens=64")
+SHORT = (100, 40)
+SHORTENED = ("learning.min_steps=40", "learning.fit_epochs=10", "model.max_tokens=64")
 
 
 @dataclass
@@ -138,13 +139,16 @@ class Outcome:
 class Run:
     """Learns one course in one way, in a scratch directory."""
 
-    def __init__(self, course: Course, config: Config, seed: int, scratch: Path, base: Path, labelled: float) -> None:
+    def __init__(
+        self, course: Course, config: Config, seed: int, scratch: Path, base: Path, labelled: float, held_out: int
+    ) -> None:
         self._course = course
         self._config = config
         self._seed = seed
         self._scratch = scratch
         self._base = base
         self._labelled = labelled
+        self._held_out = held_out
         self._unlabelled: list[Labelled] = []
         self._compute = resolve(config.model.device, config.model.precision)
         self._jobs = 0
@@ -184,7 +188,7 @@ class Run:
         self._unlabelled += [text for text in texts if unit_hash("labelled", text.id) >= self._labelled]
         new = memory.new(since)
         replay = memory.replay(since, round(len(new) * self._config.learning.replay_ratio), self._seed + self._jobs)
-        held_out = memory.held_out(since)[-HELD_OUT:]
+        held_out = memory.held_out(since)[-self._held_out :]
         memory.evict()
         return self._train(Snapshot(new, replay, held_out, [], self._without_label()), champion, outcome)
 
@@ -352,7 +356,8 @@ def carry_out(plan: Plan, arguments: argparse.Namespace, kept: Path) -> None:
         say = partial(Console().log, f"{plan.course}, {way}, seed {plan.seed}, order {plan.order}:")
         config = load_settings(None, environment={}, overrides=[*WAYS.get(way, ()), *for_all])
         with tempfile.TemporaryDirectory(prefix="relearnd-learning-") as scratch:
-            run = Run(course, config, plan.seed, Path(scratch), base, arguments.labelled)
+            held_out = HELD_OUT if arguments.full else SHORT_HELD_OUT
+            run = Run(course, config, plan.seed, Path(scratch), base, arguments.labelled, held_out)
             done.write_text(json.dumps(asdict(run.do(way, plan.order, arguments.every, say))))
 
 
