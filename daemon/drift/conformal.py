@@ -48,6 +48,10 @@ APART = 10.0
 SLICE_BINS = BINS // 4
 MAX_SLICES = 200
 
+#: Stakes on texts are so many times smaller while the reference window is not full. It knows the stream of the last
+#: hours: what comes next is a little unlike it anyway, and a new domain is found a few texts later.
+YOUNG = 30.0
+
 #: The signals of labels: how wrong the score was, and which label is true. Errors are bet on as more of them, and as
 #: surer ones.
 ERROR, TRUTH = "error", "labels"
@@ -130,6 +134,7 @@ class Conformal:
         #: What has been heard of so far, as pairs of a side and a kind of part: the others' stakes are not spent.
         self._heard: set[tuple[Side, str]] = set()
         self._referred = True
+        self._young = False
         self._harm_since: float | None = None
         self._harm = _no_harm()
         self._harmed = False
@@ -144,9 +149,12 @@ class Conformal:
         """Errors have risen since the moment given to `watch_harm`."""
         return self._harmed
 
-    def refer(self, signals: Signals, usual: Texts) -> None:
-        """Compare by `signals` from here on; `usual` texts count as having come before. What there was is forgotten."""
-        self.signals = signals
+    def refer(self, signals: Signals, usual: Texts, *, young: bool = False) -> None:
+        """Compare by `signals` from here on; `usual` texts count as having come before. What there was is forgotten.
+
+        `young`: they are few, and it takes `YOUNG` times the evidence.
+        """
+        self.signals, self._young = signals, young
         self._referred = True
         self._forget("texts")
         values = signals.values(usual)
@@ -222,6 +230,7 @@ class Conformal:
         since = float(np.asarray(core["harm_since"]).item())
         self._harm_since = None if np.isnan(since) else since
         self._harmed = bool(np.asarray(core["harmed"]).item())
+        self._young = bool(np.asarray(core["young"]).item())
         self.signals = Signals.restored(states["reference"]) if "reference" in states else None
         self._heard = {(side, kind) for side, kind in _json(core["heard"])}
         for side in self._parts:
@@ -239,7 +248,8 @@ class Conformal:
         }
         since = np.nan if self._harm_since is None else self._harm_since
         orders["heard"] = np.frombuffer(json.dumps(sorted(self._heard)).encode(), dtype=np.uint8)
-        return {"harm": self._harm, "harm_since": np.array([since]), "harmed": np.array([self._harmed]), **orders}
+        flags = {"harmed": np.array([self._harmed]), "young": np.array([self._young])}
+        return {"harm": self._harm, "harm_since": np.array([since]), **flags, **orders}
 
     def _block(self, side: Side) -> slice:
         whole = self._parts[side].get("")
@@ -325,7 +335,7 @@ class Conformal:
         evidence gains by it.
         """
         spent = sum(STAKES[kind][of] for of, kind in sorted(self._heard)) or 1.0
-        return STAKES[_kind(name)][side] / spent
+        return STAKES[_kind(name)][side] / (spent * YOUNG if side == "texts" and self._young else spent)
 
     def _first_unheard(self, side: Side, place: Place) -> int:
         """Up to which of these all is of kinds heard of before; 0 when it is all, or when the first one adds a kind."""

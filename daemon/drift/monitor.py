@@ -19,7 +19,7 @@ from daemon.drift.novelty import check_sketches
 from daemon.drift.signals import MIX, Signals, Texts
 
 #: Of what `DriftMonitor.changes` gives; raise it when its meaning changes.
-STATE_FORMAT = 2
+STATE_FORMAT = 3
 
 #: One text in so many of a full reference window is a neighbour that texts are compared with; the others say how usual
 #: a distance is. While the window is small, as many as that.
@@ -186,7 +186,7 @@ class DriftMonitor:
             return
         signals = Signals.of(window.part(at[at % stride == 0]), self._config.neighbours)
         usual = window.part(at[at % stride != 0])
-        self._conformal.refer(signals, usual)
+        self._conformal.refer(signals, usual, young=self._referred < self._config.reference)
         self._begin_novelty(signals, usual)
 
     def rebase(self, window: Texts | None = None, *, drifting: bool = False) -> None:
