@@ -12,6 +12,7 @@ from daemon.drift.conformal import (
     ERROR,
     MAX_SLICES,
     TRUTH,
+    YOUNG,
     Conformal,
     Finding,
     Labels,
@@ -58,12 +59,15 @@ def joined(*parts: Texts) -> Texts:
     return Texts(said, np.concatenate([p.sketches for p in parts]), np.concatenate([p.probabilities for p in parts]))
 
 
-def watching(threshold: float = THRESHOLD, seed: int = 1, window: Texts | None = None) -> Conformal:
+def watching(
+    threshold: float = THRESHOLD, seed: int = 1, window: Texts | None = None, *, young: bool = False
+) -> Conformal:
     """With a reference of which a third are neighbours, as the monitor makes it."""
     window = texts(450, seed=90 + seed) if window is None else window
     at = np.arange(len(window.texts))
     conformal = Conformal(threshold, seed)
-    conformal.refer(Signals.of(window.part(at[at % 3 == 0]), nearest=4), window.part(at[at % 3 != 0]))
+    signals = Signals.of(window.part(at[at % 3 == 0]), nearest=4)
+    conformal.refer(signals, window.part(at[at % 3 != 0]), young=young)
     return conformal
 
 
@@ -203,6 +207,26 @@ def test_errors_that_rise_in_one_source_are_found_there() -> None:
     given = Labels(right.truth, np.where(moved[:, None], wrong.probabilities, right.probabilities))
 
     assert alarm_of(take_labels(Conformal(THRESHOLD, 1), given, where)).slice == "source c"
+
+
+def test_a_young_reference_takes_so_many_times_the_evidence_of_texts_and_none_of_labels() -> None:
+    young, full = watching(np.inf, young=True), watching(np.inf)
+    for conformal in (young, full):
+        conformal.take_texts(texts(80, new=0.3), place(80))
+    assert young._gathered() * YOUNG == pytest.approx(full._gathered())
+
+    for conformal in (young, full):
+        conformal.refer(watching().signals, texts(90), young=conformal is young)
+        conformal.take_labels(labels(80, wrong=0.6), place(80))
+    assert young._gathered() == pytest.approx(full._gathered())
+
+
+def test_a_young_reference_is_young_after_a_restart() -> None:
+    young, again = watching(young=True), Conformal(THRESHOLD, 1)
+    again.restore({name: state for name, state in young.changes().items() if state is not None})
+    for conformal in (young, again):
+        conformal.take_texts(texts(30, new=0.3), place(30))
+    assert again.statistic == young.statistic > 0
 
 
 def test_evidence_of_labels_is_theirs_though_a_text_brings_the_last_of_it() -> None:
