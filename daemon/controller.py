@@ -175,7 +175,7 @@ class Controller:
         """Record an alarm; the gravest kind that came first is kept until it has been learned from."""
         alarm = drift.alarm
         self._metrics.drift_alarms.labels(alarm.detector, alarm.kind).inc()
-        before = self._before(drift.moment)
+        before = self._before(drift.moment) if alarm.kind == "label mix" else 0
         action = consequence(
             alarm.kind, self._config.triggers, by_labels=alarm.by_labels, rose=alarm.rose, before=before
         )
