@@ -243,7 +243,11 @@ class TriggersConfig(Section):
     accuracy: AccuracyDropConfig = AccuracyDropConfig()
     schedule: str = Field("", description="A cron expression (`0 3 * * *`) in UTC; empty for none.")
     min_labels: int = Field(100, gt=0, description="No run with fewer new labels than this.")
-    cooldown: Seconds = Field(30 * MINUTE, description="Shortest time between the starts of two runs.")
+    cooldown: Seconds = Field(
+        30 * MINUTE,
+        description="Shortest time between the starts of two runs that learn, and before one that follows the label "
+        "mix.",
+    )
     daily_budget: int = Field(48, gt=0, description="Runs in any 24 hours, at most.")
 
 
