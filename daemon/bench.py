@@ -25,8 +25,8 @@ def measure(config: Config, texts: int) -> dict[str, dict[str, float]]:
     compute = resolve(config.model.device, config.model.precision)
     stream = [text.text for text in generate(config.seed).texts]
     sample = [stream[at % len(stream)] for at in range(texts)]
-    model = create(config.model.encoder, ["negative", "neutral", "positive"], config.model.max_tokens, config.seed)
-    model.classifier.to(compute.device)
+    labels = ["negative", "neutral", "positive"]
+    model = create(config.model.encoder, labels, config.model.max_tokens, config.seed).to(compute.device)
     engine = Engine("bench", model, compute, token_budget(config, compute))
     contenders = {
         "relearnd": lambda: _ours(engine, sample, config.scorer.max_texts),

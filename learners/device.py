@@ -119,13 +119,18 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def be_deterministic() -> None:
-    """Have the same job give the same weights on the same machine. Call before the first CUDA operation.
+def be_deterministic(device: torch.device) -> None:
+    """Have the same job give the same weights on the same machine, on `device`. Call before the first CUDA operation.
 
     Operations that have no deterministic form on a GPU warn and run all the same.
     """
     # cuBLAS is deterministic only with a fixed workspace: docs.nvidia.com/cuda/cublas, "Results reproducibility".
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # Where one only warns, a GPU's fast kernels of attention still add up in any order, going back. A CPU's do not.
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        torch.backends.cuda.enable_flash_sdp(False)
+        torch.backends.cuda.enable_mem_efficient_sdp(False)
     # Filling every new tensor finds reads of uninitialised memory; it costs time and is not what is wanted here.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # a module property

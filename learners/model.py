@@ -138,6 +138,10 @@ class LoadedModel:
                 return token
         return next(token for token in range(2) if token != self.pad_id)
 
+    def to(self, device: torch.device) -> "LoadedModel":
+        """The same model, moved to `device`."""
+        return replace(self, classifier=self.classifier.to(device), projection=self.projection.to(device))
+
     def with_max_tokens(self, max_tokens: int) -> "LoadedModel":
         """The same weights reading `max_tokens` of a text."""
         return _loaded(self.classifier, self.tokenizer, self.description.model_copy(update={"max_tokens": max_tokens}))

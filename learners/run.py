@@ -65,7 +65,7 @@ def _begin(directory: Path) -> tuple[Job, Snapshot, Compute]:
     snapshot = read_snapshot(directory, job)
     compute = resolve(job.device, job.precision, gpu())
     use_threads(job.threads)
-    be_deterministic()
+    be_deterministic(compute.device)
     return job, snapshot, compute
 
 

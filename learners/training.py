@@ -198,8 +198,7 @@ def _train(directory: Path, model: LoadedModel, lesson: Lesson, methods: Sequenc
 def start(job: Job, compute: Compute) -> LoadedModel:
     """The model that training starts from: the parent, or a fresh one; with the job's labels, length and adapters."""
     if job.parent is None or starts_afresh(job.method):
-        model = create(job.encoder, job.labels, job.max_tokens, job.seed)
-        model.classifier.to(compute.device)
+        model = create(job.encoder, job.labels, job.max_tokens, job.seed).to(compute.device)
         return model.with_adapters(served(job), job.seed)
     model = load(job.parent, compute.device)
     if model.labels != job.labels:

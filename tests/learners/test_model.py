@@ -51,6 +51,12 @@ def test_the_same_seed_gives_the_same_fresh_model(encoder):
     assert not torch.equal(one, create(str(encoder), LABELS, 32, seed=4).classifier.head.weight)
 
 
+def test_a_model_moves_whole(encoder):
+    moved = create(str(encoder), LABELS, 32, seed=0).to(torch.device("meta"))
+    weights = {weight.device.type for weight in moved.classifier.parameters()}
+    assert weights == {moved.projection.device.type} == {"meta"}
+
+
 def test_a_text_that_spells_a_special_token_is_text(model):
     (spelt,) = model.tokenise(["acme [PAD] again"])
     assert model.pad_id not in spelt
