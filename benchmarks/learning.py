@@ -23,7 +23,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -134,6 +134,10 @@ class Outcome:
     def back(self) -> float:
         taught = [(at, since) for at, since in enumerate(self.taught_by) if since < len(self.after) - 2]
         return statistics.mean(self.after[-1][at] - self.after[since + 1][at] for at, since in taught) if taught else 0
+
+
+#: Runs whose mean counts as one.
+Runs = Sequence[Outcome]
 
 
 class Run:
@@ -251,36 +255,70 @@ def _examples(rows: Sequence[Labelled]) -> list[Example]:
     return [row.example("fresh") for row in rows]
 
 
+#: Figures of a run in points of 100, and those of them that need a past, which `JOINT` has not.
+SHOWN, OF_THE_PAST = ("final", "worst", "forgot", "back", "live"), ("forgot", "back", "live")
+
+HEADINGS = ["way", *SHOWN, "samples", "seconds", "runs"]
+
+
 def table(outcomes: Sequence[Outcome], course: str) -> list[list[str]]:
     """A row for each way, best first: its figures over the seeds and orders, mean and spread."""
-    ways = sorted({one.way for one in outcomes if one.course == course})
+    ways: dict[str, list[Runs]] = {}
+    for one in outcomes:
+        if one.course == course:
+            ways.setdefault(one.way, []).append([one])
+    return _ranked(ways)
+
+
+def averages(outcomes: Sequence[Outcome]) -> list[list[str]]:
+    """The same of the means over all sets, for the ways that have learned all of them from the same seed and order.
+
+    So what is spread is that mean, to which a set that is hard in itself adds nothing.
+    """
+    together: dict[tuple[str, int, int], list[Outcome]] = {}
+    for one in outcomes:
+        together.setdefault((one.way, one.seed, one.order), []).append(one)
+    courses = {one.course for one in outcomes}
+    ways: dict[str, list[Runs]] = {}
+    for (way, _, _), runs in together.items():
+        if len(runs) == len(courses):
+            ways.setdefault(way, []).append(runs)
+    return _ranked(ways)
+
+
+def _ranked(ways: Mapping[str, Sequence[Runs]]) -> list[list[str]]:
+    """A row for each way: over what it has, of each of which the mean counts; the best `final` first."""
     rows = []
-    for way in ways:
-        runs = [one for one in outcomes if one.course == course and one.way == way]
-        figures = [_spread([100 * getattr(run, name) for run in runs]) for name in ("final", "worst", "forgot", "back")]
-        live = "" if way == JOINT else _spread([100 * run.live for run in runs])
-        if way == JOINT:
-            figures[2:] = ["", ""]
-        cost = [f"{statistics.mean(run.samples for run in runs):,.0f}"]
-        cost.append(f"{statistics.mean(run.seconds for run in runs):,.0f}")
-        name = f"{way} *" if WAYS.get(way) == (f"learning.method={Config().learning.method}",) else way
-        rows.append((statistics.mean(run.final for run in runs), [name, *figures, live, *cost, str(len(runs))]))
+    for way, groups in ways.items():
+        mean = {
+            name: [statistics.mean(getattr(run, name) for run in runs) for runs in groups]
+            for name in (*SHOWN, "samples", "seconds")
+        }
+        shown = ["" if way == JOINT and name in OF_THE_PAST else _spread(mean[name]) for name in SHOWN]
+        cost = [f"{statistics.mean(mean[name]):,.0f}" for name in ("samples", "seconds")]
+        default = WAYS.get(way) == (f"learning.method={Config().learning.method}",)
+        name = f"{way} *" if default else way
+        rows.append((statistics.mean(mean["final"]), [name, *shown, *cost, str(len(groups))]))
     return [cells for _, cells in sorted(rows, reverse=True)]
 
 
-HEADINGS = ["way", "final", "worst", "forgot", "back", "live", "samples", "seconds", "runs"]
+def _spread(shares: Sequence[float]) -> str:
+    mean = f"{100 * statistics.mean(shares):.1f}"
+    return mean if len(shares) == 1 else f"{mean} ±{100 * statistics.stdev(shares):.1f}"
 
 
-def _spread(values: Sequence[float]) -> str:
-    mean = f"{statistics.mean(values):.1f}"
-    return mean if len(values) == 1 else f"{mean} ±{statistics.stdev(values):.1f}"
+def tables(outcomes: Sequence[Outcome]) -> dict[str, list[list[str]]]:
+    """By what they are of: each set, and the mean over them where there are several."""
+    courses = list(dict.fromkeys(one.course for one in outcomes))
+    over_all = {f"mean of the {len(courses)}": averages(outcomes)} if len(courses) > 1 else {}
+    return {course: table(outcomes, course) for course in courses} | over_all
 
 
 def markdown(outcomes: Sequence[Outcome]) -> str:
     parts = []
-    for course in dict.fromkeys(one.course for one in outcomes):
-        lines = [HEADINGS, ["---", *["---:"] * (len(HEADINGS) - 1)], *table(outcomes, course)]
-        parts.append("\n".join([f"### {course}", "", *("| " + " | ".join(cells) + " |" for cells in lines)]))
+    for title, rows in tables(outcomes).items():
+        lines = [HEADINGS, ["---", *["---:"] * (len(HEADINGS) - 1)], *rows]
+        parts.append("\n".join([f"### {title}", "", *("| " + " | ".join(cells) + " |" for cells in lines)]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -307,9 +345,9 @@ def plot(outcomes: Sequence[Outcome], path: Path) -> None:
 
 
 def _show(outcomes: Sequence[Outcome], console: Console) -> None:
-    for course in dict.fromkeys(one.course for one in outcomes):
-        shown = Table(*HEADINGS, title=course)
-        for cells in table(outcomes, course):
+    for title, rows in tables(outcomes).items():
+        shown = Table(*HEADINGS, title=title)
+        for cells in rows:
             shown.add_row(*cells)
         console.print(shown)
 

@@ -1,0 +1,70 @@
+"""What `benchmarks.learning` says of its runs, and that a run teaches."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.learning import HEADINGS, JOINT, NOTHING, Outcome, Run, averages, markdown, table
+from benchmarks.stretches import Course, Slice
+from daemon.memory import Labelled
+from daemon.settings import load
+from tests.sentences import LABELS, sentence
+
+
+def outcome(course: str, way: str, seed: int, final: float) -> Outcome:
+    return Outcome(course, way, seed, 0, ["one", "two"], [-1, 0], [[0.5, 0.1], [0.4, 0.9], [final, final]], live=0.5)
+
+
+def test_what_was_forgotten_counts_from_when_it_was_taught():
+    after = [[0.9, 0.2, 0.1], [0.8, 0.7, 0.3], [0.6, 0.5, 0.4]]
+    run = Outcome("set", "replay", 0, 0, ["base", "first", "last"], [-1, 0, 1], after)
+    assert run.final == pytest.approx(0.5)
+    assert run.worst == 0.4
+    assert run.forgot == pytest.approx((0.3 + 0.2 + 0.0) / 3)
+    # What the last stretch teaches has no later; the base and the first stretch have.
+    assert run.back == pytest.approx(((0.6 - 0.9) + (0.5 - 0.7)) / 2)
+
+
+def test_a_table_ranks_ways_by_what_they_know_at_the_end():
+    runs = [outcome("a", "replay", seed, final) for seed, final in enumerate((0.5, 0.6))]
+    rows = table([*runs, outcome("a", "si", 0, 0.7), outcome("b", "replay", 0, 0.9)], "a")
+    assert [row[:2] for row in rows] == [["si", "70.0"], ["replay", "55.0 ±7.1"]]
+    assert [row[-1] for row in rows] == ["1", "2"]
+
+
+def test_an_average_is_over_the_sets_and_its_spread_over_the_seeds():
+    finals = {("a", 0): 0.9, ("b", 0): 0.1, ("a", 1): 0.8, ("b", 1): 0.4}
+    runs = [outcome(course, "replay", seed, final) for (course, seed), final in finals.items()]
+    (row,) = averages([*runs, outcome("a", "si", 0, 1.0)])  # which has not learned b
+    said = dict(zip(HEADINGS, row, strict=True))
+    assert (said["way"], said["final"], said["runs"]) == ("replay", "55.0 ±7.1", "2")
+    assert "### mean of the 2\n" in markdown(runs)
+    assert "mean of" not in markdown(runs[:1])
+
+
+def rows(count: int, *, slang: bool) -> list[Labelled]:
+    """Sentences of one kind, named so that the daemon's shares are the same in every run."""
+    source = "slang" if slang else "news"
+    return [Labelled(f"{source}-{at}", *sentence(at, slang=slang), source, None, float(at)) for at in range(count)]
+
+
+@pytest.fixture(scope="module")
+def course() -> Course:
+    slices = [Slice("news", rows(36, slang=False), -1), Slice("slang", rows(36, slang=True), 0)]
+    return Course("small", LABELS, rows(60, slang=False), [rows(90, slang=True)], slices)
+
+
+@pytest.mark.parametrize("way", ["der", "finetune", NOTHING, JOINT])
+def test_a_run_learns_its_stretches_in_the_way_it_is_told(course, way, encoder, tmp_path: Path):
+    told = [f"learning.method={way}"] if way in ("der", "finetune") else []
+    settings = [*told, f"model.encoder={encoder}", "model.max_tokens=32", "learning.learning_rate=2e-3"]
+    config = load(None, environment={}, overrides=[*settings, "learning.fit_epochs=20", "learning.threads=1"])
+    said: list[str] = []
+    (tmp_path / "scratch").mkdir()
+    run = Run(course, config, 0, tmp_path / "scratch", tmp_path / "base", labelled=1.0, held_out=20)
+    done = run.do(way, order=0, every=50, say=said.append)
+    news, slang = done.after[-1]
+    assert (slang > 0.9, done.samples > 0) == (way != NOTHING, way != NOTHING)
+    assert news > 0.9 or way == "finetune"  # which may forget
+    assert (len(done.after), len(said)) == ((1, 0) if way == JOINT else (2, 1))
+    assert (tmp_path / "base").is_dir() == (way != JOINT)
