@@ -323,22 +323,34 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
 
 
 def plot(outcomes: Sequence[Outcome], path: Path) -> None:
-    """What each way knows at the end over what it cost, a panel for each set."""
+    """What each way knows at the end, with its spread, and live: a panel for each set, the best way on top."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot
 
     courses = list(dict.fromkeys(one.course for one in outcomes))
-    figure, panels = pyplot.subplots(1, len(courses), figsize=(6.5 * len(courses), 5), squeeze=False)
+    everywhere = {
+        way: statistics.mean(one.final for one in outcomes if one.way == way) for way in {one.way for one in outcomes}
+    }
+    ways = sorted(everywhere, key=lambda way: everywhere[way])
+    size = (3.2 * len(courses) + 1.2, 0.32 * len(ways) + 1.4)
+    figure, panels = pyplot.subplots(1, len(courses), figsize=size, squeeze=False, sharey=True)
     for panel, course in zip(panels[0], courses, strict=True):
-        for way in dict.fromkeys(one.way for one in outcomes if one.course == course):
+        for at, way in enumerate(ways):
             runs = [one for one in outcomes if one.course == course and one.way == way]
-            x, y = statistics.mean(run.seconds for run in runs), 100 * statistics.mean(run.final for run in runs)
-            panel.plot(x, y, "o", color="C0")
-            panel.annotate(way, (x, y), textcoords="offset points", xytext=(5, 3), fontsize=8)
-        panel.set(title=course, xlabel="seconds of training", ylabel="final macro-F1, mean over slices")
+            finals = [100 * one.final for one in runs]
+            if finals:
+                spread = statistics.stdev(finals) if len(finals) > 1 else 0
+                panel.errorbar(statistics.mean(finals), at, xerr=spread, fmt="o", color="C0", label="at the end")
+            lived = [100 * one.live for one in runs if way != JOINT]
+            if lived:
+                panel.plot(statistics.mean(lived), at, "o", mfc="none", color="C1", label="live")
+        panel.set(title=course, xlabel="macro-F1, points")
+        panel.set_yticks(range(len(ways)), ways)
         panel.grid(alpha=0.3)
+    named = {label: mark for panel in panels[0] for mark, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    figure.legend(named.values(), named.keys(), loc="lower left", fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.learning import HEADINGS, JOINT, NOTHING, Outcome, Run, averages, markdown, table
+from benchmarks.learning import HEADINGS, JOINT, NOTHING, Outcome, Run, averages, markdown, plot, table
 from benchmarks.stretches import Course, Slice
 from daemon.memory import Labelled
 from daemon.settings import load
@@ -32,7 +32,7 @@ def test_a_table_ranks_ways_by_what_they_know_at_the_end():
     assert [row[-1] for row in rows] == ["1", "2"]
 
 
-def test_an_average_is_over_the_sets_and_its_spread_over_the_seeds():
+def test_an_average_is_over_the_sets_and_its_spread_over_the_seeds(tmp_path):
     finals = {("a", 0): 0.9, ("b", 0): 0.1, ("a", 1): 0.8, ("b", 1): 0.4}
     runs = [outcome(course, "replay", seed, final) for (course, seed), final in finals.items()]
     (row,) = averages([*runs, outcome("a", "si", 0, 1.0)])  # which has not learned b
@@ -40,6 +40,8 @@ def test_an_average_is_over_the_sets_and_its_spread_over_the_seeds():
     assert (said["way"], said["final"], said["runs"]) == ("replay", "55.0 ±7.1", "2")
     assert "### mean of the 2\n" in markdown(runs)
     assert "mean of" not in markdown(runs[:1])
+    plot(runs, tmp_path / "table.png")
+    assert (tmp_path / "table.png").read_bytes().startswith(b"\x89PNG")
 
 
 def rows(count: int, *, slang: bool) -> list[Labelled]:
