@@ -33,7 +33,7 @@ def canonical(method: str) -> str:
     if PRIORS in parts:
         raise ValueError(
             "priors only follows the label mix, and would never learn anything new; the daemon does it by itself when "
-            "the mix moves, so say how it is to learn: replay+ewc is the default"
+            "the mix moves, so say how it is to learn: der is the default"
         )
     for part in parts:
         if part not in PARTS:
