@@ -19,6 +19,7 @@ import itertools
 import json
 import math
 import multiprocessing
+import os
 import shutil
 import statistics
 import tempfile
@@ -47,6 +48,7 @@ from learners.job import Example, Recent
 from learners.judging import TOKEN_BUDGET
 from learners.model import LoadedModel
 from learners.model import load as load_model
+from learners.process import die_with
 from learners.run import run as learn
 from learners.scoring import Floats, forward_batches
 
@@ -422,7 +424,8 @@ def main() -> None:
         for plan in plans:
             carry_out(plan, arguments, kept)
     else:
-        with ProcessPoolExecutor(arguments.workers, multiprocessing.get_context("spawn")) as pool:
+        apart = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(arguments.workers, apart, initializer=die_with, initargs=(os.getpid(),)) as pool:
             list(pool.map(partial(carry_out, arguments=arguments, kept=kept), plans))
     console = Console()
     files = [plan.file(kept, way) for plan, way in itertools.product(plans, arguments.ways)]
