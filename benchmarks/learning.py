@@ -1,6 +1,7 @@
 """Every way of learning on the same streams: what is known at the end, what was forgotten, and what it cost.
 
     python -m benchmarks.learning --data FOLDER --workers 2          a short table, about two hours on 2 cores
+    python -m benchmarks.learning --data FOLDER --workers 2 --orders 2         with another order of the stretches too
     python -m benchmarks.learning --data FOLDER --full               whole streams; for a GPU, or row by row
     python -m benchmarks.learning --data FOLDER --sets domains --ways der replay --seeds 1
 
@@ -98,7 +99,7 @@ HELD_OUT, SHORT_HELD_OUT = 300, 90
 #: update, more for the base and for joint training, which have no past to build on. Long texts (reviews, articles) are
 #: cut to their beginning.
 SHORT = (100, 40)
-SHORTENED = ("learning.min_steps=40", "learning.fit_epochs=10", "model.max_tokens=64")
+SHORTENED = ("learning.min_steps=30", "learning.fit_epochs=10", "model.max_tokens=64")
 
 
 @dataclass
@@ -372,7 +373,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--sets", nargs="+", choices=COURSES, default=list(COURSES))
     parser.add_argument("--ways", nargs="+", choices=[NOTHING, JOINT, *WAYS], default=[NOTHING, JOINT, *METHODS])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--orders", type=int, default=2, help="the stretches as they came, and so many less one others")
+    parser.add_argument("--orders", type=int, default=1, help="the stretches as they came, and so many less one others")
     parser.add_argument("--full", action="store_true", help="whole streams")
     parser.add_argument("--every", type=int, default=1_000, help="texts to a training job")
     parser.add_argument("--labelled", type=float, default=1.0, help="share of the labels that come; all for joint")
