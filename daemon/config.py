@@ -361,7 +361,7 @@ class LearningConfig(Section):
     calibrate: bool = Field(
         True,
         description="Fit one temperature to a third of the held-out examples, so that probabilities mean what they say "
-        "(Guo et al. 2017); the gate judges on the others.",
+        "(Guo et al. 2017); the gate judges on the others, and on these only what was forgotten.",
     )
     epochs: float = Field(2.0, gt=0, description="Passes over new and replayed examples together.")
     min_steps: int = Field(

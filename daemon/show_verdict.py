@@ -20,7 +20,7 @@ def print_verdict(verdict: Record, console: Console) -> None:
     left_out = verdict.get("selected")
     about = f"judged on {verdict['fresh']} fresh labels"
     if left_out:
-        about += f"; {left_out} held-out labels left out, because something was chosen on them"
+        about += f"; {left_out} held-out labels left out of that, because something was chosen on them"
     console.print(about)
     console.print(_tests(verdict, settings or {}))
     console.print("p: what luck explains, of being so much better (Brier) or so much worse (all others).")
@@ -86,9 +86,17 @@ def _print_slices(title: str, slices: Sequence[Record], console: Console) -> Non
     ordered = sorted(slices, key=lambda one: (one["passed"], one["candidate"] - one["parent"]))
     for one in ordered[:SHOWN]:
         outcome = "kept" if one["passed"] else "fell"
+        outcome += " *" if one.get("unused") else ""
         figures = _figures(one["parent"], one["candidate"])
         table.add_row(Text(one["name"]), str(one["examples"]), *figures, f"{one['p_worse']:.3f}", outcome)
     console.print(table)
+    for one in ordered:
+        if one.get("unused"):
+            console.print(
+                f"* {one['name']}: {one['unused_change']:+.3f} on the {one['unused']} of them that promoted no model, "
+                "and so are not in the champion's favour",
+                markup=False,
+            )
     if len(ordered) > SHOWN:
         console.print(f"and {len(ordered) - SHOWN} more that lost less; --json has all")
 

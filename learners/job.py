@@ -246,7 +246,8 @@ class Swapped(_Strict):
 class Judged(_Strict):
     """One held-out example and the probability that each model gave to each of the job's labels, in their order.
 
-    `selected` says that it was used to choose something about the candidate, so that it proves nothing any more.
+    `selected` says that it was used to choose something about the candidate, so that it proves nothing any more;
+    `tempered` that the candidate's temperature was fitted to it, so that it proves nothing of how sure that is.
     """
 
     id: str
@@ -257,6 +258,7 @@ class Judged(_Strict):
     parent: list[float] | None
     candidate: list[float]
     selected: bool = False
+    tempered: bool = False
     swapped: Swapped | None = None
 
 

@@ -58,9 +58,13 @@ def side_by_side(
     candidate: Probabilities,
     *,
     chosen: AbstractSet[str] = frozenset(),
+    tempered: AbstractSet[str] = frozenset(),
     swapped: Mapping[str, Swapped] | None = None,
 ) -> Iterator[Judged]:
-    """What both models say of each of `examples`; `chosen` are the ids that something was chosen on."""
+    """What both models say of each of `examples`; `chosen` are the ids that something was chosen on.
+
+    `tempered` are those that the temperature was fitted to.
+    """
     for at, example in enumerate(examples):
         yield Judged(
             id=example.id,
@@ -71,6 +75,7 @@ def side_by_side(
             parent=None if parent is None else parent[at].tolist(),
             candidate=candidate[at].tolist(),
             selected=example.id in chosen,
+            tempered=example.id in tempered,
             swapped=(swapped or {}).get(example.id),
         )
 

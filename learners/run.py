@@ -19,7 +19,7 @@ from learners.process import gpu
 from learners.progress import METRICS, quiet
 from learners.scoring import forward_batches
 from learners.snapshot import Snapshot, data_sha256, read_audit, read_job, read_recent, read_snapshot
-from learners.training import CANDIDATE, learn, teach
+from learners.training import CANDIDATE, Learned, learn, teach
 
 REPORT = "report.json"
 
@@ -80,7 +80,7 @@ def _do(directory: Path) -> Report:
     # What is judged is what was saved, read as the daemon will read it.
     candidate = load(directory / CANDIDATE, compute.device)
     parent = load(job.parent, compute.device) if job.parent else None
-    qualities = _judge(directory, job, snapshot.gate, learned.chosen, parent, candidate, compute)
+    qualities = _judge(directory, job, snapshot.gate, learned, parent, candidate, compute)
     _audit(directory, job, parent, candidate, compute)
     _rescore(directory, job, read_recent(directory), candidate, compute)
     return Report(
@@ -112,7 +112,7 @@ def _judge(
     directory: Path,
     job: Job,
     gate: list[Example],
-    chosen: frozenset[str],
+    learned: Learned,
     parent: LoadedModel | None,
     candidate: LoadedModel,
     compute: Compute,
@@ -120,7 +120,14 @@ def _judge(
     tokens = candidate.tokenise([example.text for example in gate])
     judged = judge([*([parent] if parent else []), candidate], tokens, job.labels, compute)
     swapped = swapped_answers(parent, candidate, gate, job.labels, job.seed, compute)
-    both = side_by_side(gate, judged[0][0] if parent else None, judged[-1][0], chosen=chosen, swapped=swapped)
+    both = side_by_side(
+        gate,
+        judged[0][0] if parent else None,
+        judged[-1][0],
+        chosen=learned.chosen,
+        tempered=learned.tempered,
+        swapped=swapped,
+    )
     write_rows(directory / "judged.jsonl", both)
     truth = np.array([job.labels.index(example.label) for example in gate], dtype=np.int64)
     return [_quality(probabilities, truth, seconds) for probabilities, seconds in judged]

@@ -1,4 +1,7 @@
-"""Which held-out examples may choose something, such as when to stop: the gate then judges on the others."""
+"""Which held-out examples may choose something, such as when to stop: the gate then judges on the others.
+
+A temperature moves no label to the top, so those that chose nothing else still say what has been forgotten.
+"""
 
 import hashlib
 

@@ -38,7 +38,7 @@ class Learned(NamedTuple):
     """What became of training: how much was learned, in how many steps, and what was chosen.
 
     `examples` and `replayed` were gone over, `passed_over` were not; `chosen` are the ids of the gate examples that
-    something was chosen on.
+    something was chosen on, `tempered` of those that the temperature was fitted to.
     """
 
     examples: int
@@ -50,6 +50,7 @@ class Learned(NamedTuple):
     pseudo_labelled: Chosen
     pretraining_steps: int
     chosen: frozenset[str]
+    tempered: frozenset[str] = frozenset()
     interpolation: float | None = None
     old_priors: dict[str, float] | None = None
     new_priors: dict[str, float] | None = None
@@ -82,9 +83,10 @@ def learn(directory: Path, job: Job, snapshot: Snapshot, compute: Compute) -> Le
     model.save(directory / CANDIDATE)
     for method in carried(methods):
         method.save(directory / CANDIDATE)
-    if learned.kept_step is None and learned.interpolation is None and not job.calibrate:
-        return learned
-    return learned._replace(chosen=learned.chosen | {example.id for example in choosing})
+    ids = frozenset(example.id for example in choosing)
+    if learned.kept_step is not None or learned.interpolation is not None:
+        learned = learned._replace(chosen=learned.chosen | ids)
+    return learned._replace(tempered=ids) if job.calibrate else learned
 
 
 def _follow_mix(directory: Path, job: Job, snapshot: Snapshot, compute: Compute) -> Learned:

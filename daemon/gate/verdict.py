@@ -18,7 +18,8 @@ from learners.job import Judged
 class Verdict:
     """The decision with its numbers. `p_better` is the paired test on the fresh examples.
 
-    `selected` held-out examples were not judged on; `settings` are the gate's, with which an auditor can decide again.
+    On `selected` held-out examples nothing was judged, or only what was forgotten. `settings` are the gate's: with them
+    an auditor can decide again.
     """
 
     promoted: bool
@@ -50,16 +51,20 @@ def judge(
     permutation test, with accuracy within the tolerance; old examples are cut by source, key and class.
 
     Args:
-        judged: every held-out example; `group` tells fresh from old. Those `selected` are not judged on.
+        judged: every held-out example; `group` tells fresh from old. Those `selected` are not judged on, and those
+            `tempered` only for which label is on top.
         labels: the order of the probabilities.
         slowdown: the candidate's scoring time over the parent's.
         config: thresholds.
         seed: of the permutation tests.
     """
     # What a candidate was chosen on flatters it.
-    unseen = [row for row in judged if not row.selected]
+    unseen = [row for row in judged if not (row.selected or row.tempered)]
     fresh = Answers.of([row for row in unseen if row.group == "fresh"], labels)
-    old = Answers.of([row for row in unseen if row.group == "old"], labels)
+    remembered = [row for row in judged if row.group == "old" and not row.selected]
+    old = Answers.of(remembered, labels)
+    # And what the champion was promoted on flatters the champion.
+    unused = Answers.of([row for row in remembered if row.tempered], labels)
     parent_brier, candidate_brier = brier(fresh.parent, fresh.truth), brier(fresh.candidate, fresh.truth)
     parent_right, candidate_right = fresh.right()
     verdict = Verdict(
@@ -73,7 +78,7 @@ def judge(
         candidate_brier=mean(candidate_brier),
         p_better=p_greater(parent_brier - candidate_brier, seed),
         slowdown=slowdown,
-        slices=judge_slices(old, labels, config, seed),
+        slices=judge_slices(old, labels, config, seed, unused=unused),
         # Old and fresh together: the error of few examples is mostly chance. Knowing nothing is never too sure.
         calibration=judge_calibration(
             Answers.of([row for row in unseen if row.parent is not None], labels), config, seed

@@ -66,8 +66,13 @@ def verdict(judged: Sequence[Judged], *, slowdown: float = 1.0, config: GateConf
     return judge(judged, LABELS, slowdown=slowdown, config=config, seed=seed)
 
 
-def test_examples_that_something_was_chosen_on_prove_nothing() -> None:
-    flattered = [row.model_copy(update={"selected": True}) for row in rows(100, right(0.6), right(0.9))]
+def marked(how: str, judged: list[Judged]) -> list[Judged]:
+    return [row.model_copy(update={how: True, "id": f"{how} {row.id}"}) for row in judged]
+
+
+@pytest.mark.parametrize("how", ["selected", "tempered"])
+def test_examples_that_something_was_chosen_on_prove_nothing(how: str) -> None:
+    flattered = marked(how, rows(100, right(0.6), right(0.9)))
     decided = verdict([*flattered, *rows(100, right(0.8), right(0.6), key="unseen")])
 
     assert not decided.promoted
@@ -185,6 +190,31 @@ def test_a_fall_within_the_tolerance_or_easily_by_chance_is_let_through() -> Non
     assert noise.promoted
     assert noise.slices[0].p_worse > CONFIG.alpha
     assert not verdict(fresh + rows(1_000, right(1.0), right(0.96), group="old")).promoted
+
+
+@pytest.mark.parametrize(("count", "after", "promoted"), [(100, 0.85, True), (100, 0.75, False), (29, 0.85, False)])
+def test_old_examples_that_promoted_nobody_clear_a_slice_that_seems_to_have_fallen(
+    count: int, after: float, promoted: bool
+) -> None:
+    fresh = rows(100, right(0.5), right(0.9))
+    old = rows(300, right(0.9), right(0.84), group="old")
+    assert verdict(fresh + old).because == "forgets everything old: 0.900 → 0.840 on 300 examples"
+
+    decided = verdict(fresh + old + marked("tempered", rows(count, right(0.85), right(after), group="old")))
+
+    assert decided.promoted == promoted
+    everything = decided.slices[0]
+    assert (everything.examples, everything.change < -CONFIG.slice_tolerance) == (300 + count, True)
+    if promoted:
+        assert everything.unused == count
+        assert everything.unused_change == pytest.approx(after - 0.85, abs=0.011)
+        assert all(one.unused for one in decided.slices if -one.change > CONFIG.slice_tolerance)
+
+
+def test_where_weights_were_chosen_on_old_examples_these_clear_nothing() -> None:
+    fresh, old = rows(100, right(0.5), right(0.9)), rows(300, right(0.9), right(0.8), group="old")
+    chosen = marked("selected", marked("tempered", rows(100, right(0.85), right(0.9), group="old")))
+    assert verdict(fresh + old + chosen).because == "forgets everything old: 0.900 → 0.800 on 300 examples"
 
 
 def test_a_candidate_that_says_a_label_more_rarely_and_more_rightly_has_forgotten_nothing() -> None:

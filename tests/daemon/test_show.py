@@ -244,6 +244,16 @@ def test_of_very_many_slices_the_worst_are_shown(fitted: Config) -> None:
     assert "and 40 more that lost less" in shown
 
 
+def test_a_slice_that_was_cleared_says_by_what(fitted: Config) -> None:
+    cleared = Comparison("source [blog]", 140, 0.9, 0.85, 0.001, True, unused=40, unused_change=0.025)
+    add_version(fitted, "v2", "v1", replace(VERDICT, slices=[cleared]).as_dict())
+
+    shown = printed(lambda console: print_version(fitted, "v2", console, as_json=False))
+
+    assert "kept *" in next(line for line in shown.splitlines() if "source [blog]" in line)
+    assert "* source [blog]: +0.025 on the 40 of them that promoted no model" in shown
+
+
 def test_a_version_of_an_earlier_release_shows_what_is_known_of_it(fitted: Config) -> None:
     later = ("settings", "seed", "selected", "calibration", "invariance")
     add_version(fitted, "v2", "v1", {name: value for name, value in VERDICT.as_dict().items() if name not in later})

@@ -5,6 +5,7 @@ from learners.job import Example, Judged, read_rows, write_rows
 from learners.judging import answers
 from learners.renaming import renamed
 from learners.run import run
+from learners.selection import chooses
 from tests.learners.conftest import write_job
 from tests.sentences import LABELS, examples
 
@@ -73,5 +74,7 @@ def test_a_calibrated_job_names_what_it_was_fitted_on_and_the_next_one_starts_fr
     judged = list(read_rows(first / "judged.jsonl", Judged))
 
     assert report.temperature != 1.0
-    assert 0 < sum(row.selected for row in judged) < len(judged)
+    assert not any(row.selected for row in judged)
+    assert [row.tempered for row in judged] == [chooses(row.id) for row in judged]
+    assert 0 < sum(row.tempered for row in judged) < len(judged)
     assert run(second).temperature == 1.0
