@@ -297,7 +297,8 @@ class Controller:
         if (doubted := self.intake.review.screen(champion, now)) > 0:
             log.info("labels set aside", labels=doubted)
         job = self._start(firing, champion, now)
-        log.info("learning", trigger=firing.trigger, because=firing.reason, version=job.version, parent=job.parent)
+        story = {"version": job.version, "parent": job.parent, "goes_on_from": job.challenger or job.parent}
+        log.info("learning", trigger=firing.trigger, because=firing.reason, **story)
 
     def _forget(self, trigger: str, now: float) -> None:
         """A request or a date is answered once, whatever the answer."""

@@ -11,7 +11,7 @@ from daemon.learning import Learner, Snapshot, job_settings, make_job, outcome
 from daemon.memory import Labelled, Memory, share_of
 from daemon.registry import Manifest, Registry
 from daemon.state import transaction
-from learners.job import Example, Failure, Progress
+from learners.job import CANDIDATE, Example, Failure, Progress
 
 #: How often the learner's progress is looked at while a person waits, in seconds.
 LOOK = 0.3
@@ -64,7 +64,7 @@ def fit(
     with transaction(db):
         Memory(db, config.memory).add(rows)
     return registry.add(
-        directory / "candidate",
+        directory / CANDIDATE,
         version="v1",
         parent=None,
         created_at=datetime.now(UTC),

@@ -98,10 +98,13 @@ def job_settings(
     labels: list[str],
     parent: Path | None,
     seed: int,
+    champion: Path | None = None,
     method: Literal["priors"] | None = None,
     since: float = 0.0,
 ) -> Job:
     """The job that the config asks for: an update of `parent`, or a first model when there is none.
+
+    `champion` is what the candidate is judged beside, where that is not its parent.
 
     With the method `priors` it follows the label mix, which moved at `since`, and learns nothing: whatever the config
     says of learning, all weights but the head's bias stay the parent's, and nothing is chosen on held-out examples.
@@ -113,6 +116,7 @@ def job_settings(
         method=learning.method if parent or method else "finetune",
         labels=labels,
         parent=parent.resolve() if parent else None,
+        champion=champion.resolve() if champion else None,
         since=since,
         encoder=config.model.encoder,
         epochs=learning.epochs if update else learning.fit_epochs,

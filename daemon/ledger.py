@@ -155,6 +155,7 @@ def _version(job: Job) -> dict[str, Any]:
     return {
         "version": job.version,
         "parent": job.parent,
+        "challenger": job.challenger,
         "trigger": job.trigger,
         "because": job.reason,
         "method": report.get("method"),

@@ -26,12 +26,16 @@ class RegistryError(RelearndError):
 
 
 class Manifest(BaseModel):
-    """What a version is and where it came from. `sha256` is over the names and hashes of all its files."""
+    """What a version is and where it came from. `sha256` is over the names and hashes of all its files.
+
+    It was judged beside `parent`, and learned on from that or from `challenger`, a candidate that never went live.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     version: str
     parent: str | None
+    challenger: str | None = None
     created_at: AwareDatetime
     job: str
     trigger: str
@@ -90,6 +94,7 @@ class Registry:
         *,
         version: str,
         parent: str | None,
+        challenger: str | None = None,
         created_at: datetime,
         job: str,
         trigger: str,
@@ -114,6 +119,7 @@ class Registry:
         manifest = Manifest(
             version=version,
             parent=parent,
+            challenger=challenger,
             created_at=created_at,
             job=job,
             trigger=trigger,

@@ -64,6 +64,7 @@ def print_version(config: Config, version: str, console: Console, *, as_json: bo
         return
     decision = manifest.decision
     console.print(f"{manifest.version}, from {manifest.parent or 'nothing'}, made {manifest.created_at:%Y-%m-%d %H:%M}")
+    _print_challenger(manifest.challenger, console)
     console.print(f"trigger {manifest.trigger}, method {manifest.method}, seed {manifest.seed}, job {manifest.job}")
     console.print(f"labels  {', '.join(manifest.labels)}", markup=False)
     console.print(f"model   sha256 {manifest.sha256}")
@@ -78,15 +79,21 @@ def print_version(config: Config, version: str, console: Console, *, as_json: bo
 def _print_turned_away(job: Job, console: Console, *, as_json: bool) -> None:
     decision = job.decision or {}
     if as_json:
-        story = {"version": job.version, "parent": job.parent, "trigger": job.trigger, "state": job.state}
-        console.print_json(json.dumps({**story, "job": job.name, "decision": decision}))
+        story = {"version": job.version, "parent": job.parent, "challenger": job.challenger, "trigger": job.trigger}
+        console.print_json(json.dumps({**story, "state": job.state, "job": job.name, "decision": decision}))
         return
     console.print(f"{job.version}, from {job.parent}, never live: {job.state} ({job.name}, trigger {job.trigger})")
+    _print_challenger(job.challenger, console)
     if report := decision.get("report"):
         console.print(f"data    sha256 {report['data_sha256']}, method {report['method']}, seed {report['seed']}")
     console.print(f"why     {decision.get('because', '')}", markup=False)
     if gate := decision.get("gate"):
         print_verdict(gate, console)
+
+
+def _print_challenger(challenger: str | None, console: Console) -> None:
+    if challenger:
+        console.print(f"went on from {challenger}, which lacked nothing but proof of being better")
 
 
 def print_doubts(config: Config, cause: str | None, console: Console, *, as_json: bool) -> None:

@@ -16,7 +16,7 @@ from connectors.topic import Partition, Positions
 from daemon.errors import RelearndError
 
 #: The format that this release reads and writes: SCHEMA with all of CHANGES.
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 #: How long a command-line tool waits for the controller's step to end, and the other way round, in milliseconds.
 BUSY_TIMEOUT = 30_000
@@ -70,6 +70,7 @@ CREATE TABLE doubts (
 """,
     # Drift is watched otherwise now, and begins anew with what was noticed of it.
     3: "DELETE FROM blobs WHERE name IN ('drift', 'noticed')",
+    4: "ALTER TABLE jobs ADD COLUMN challenger TEXT",
 }
 
 

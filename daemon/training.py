@@ -8,7 +8,7 @@ import json
 import shutil
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
@@ -26,7 +26,7 @@ from daemon.records import utc
 from daemon.registry import Manifest, Registry
 from daemon.triggers import DAY, Firing
 from daemon.waiting import Scored, Waiting
-from learners.job import Failure, Judged, Recent, Report, Rescored, read_rows
+from learners.job import CANDIDATE, Failure, Judged, Recent, Report, Rescored, read_rows
 from learners.methods.names import PRIORS, starts_afresh
 
 #: How old the texts that a candidate scores again may be while the learner is at work, in seconds. Those that come
@@ -40,7 +40,11 @@ JUDGED = ("judged", "audited", "rescored")
 
 @dataclass(frozen=True)
 class Job:
-    """A training run as the state has it. `newest_example` is the last example that its snapshot knew of."""
+    """A training run as the state has it. `newest_example` is the last example that its snapshot knew of.
+
+    `parent` is the champion that it is judged beside. It goes on from that too, or from the `challenger`: a candidate
+    that lacked nothing but proof of being better.
+    """
 
     number: int
     version: str
@@ -51,6 +55,7 @@ class Job:
     created_at: float
     newest_example: int
     decision: Mapping[str, Any] | None
+    challenger: str | None = None
 
     @property
     def name(self) -> str:
@@ -70,7 +75,7 @@ class Judgement:
     rescored: Sequence[Rescored] = ()
 
 
-_COLUMNS = "number, version, parent, trigger, reason, state, created_at, newest_example, decision"
+_COLUMNS = "number, version, parent, trigger, reason, state, created_at, newest_example, decision, challenger"
 
 
 class Jobs:
@@ -79,11 +84,20 @@ class Jobs:
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
 
-    def add(self, *, version: str, parent: str, firing: Firing, created_at: float, newest_example: int) -> Job:
+    def add(
+        self,
+        *,
+        version: str,
+        parent: str,
+        firing: Firing,
+        created_at: float,
+        newest_example: int,
+        challenger: str | None = None,
+    ) -> Job:
         row = self._db.execute(
-            "INSERT INTO jobs (version, parent, trigger, reason, state, created_at, newest_example) "
-            f"VALUES (?, ?, ?, ?, 'running', ?, ?) RETURNING {_COLUMNS}",
-            (version, parent, firing.trigger, firing.reason, created_at, newest_example),
+            "INSERT INTO jobs (version, parent, challenger, trigger, reason, state, created_at, newest_example) "
+            f"VALUES (?, ?, ?, ?, ?, 'running', ?, ?) RETURNING {_COLUMNS}",
+            (version, parent, challenger, firing.trigger, firing.reason, created_at, newest_example),
         ).fetchone()
         return _job(row)
 
@@ -101,6 +115,13 @@ class Jobs:
 
     def last(self) -> Job | None:
         row = self._db.execute(f"SELECT {_COLUMNS} FROM jobs ORDER BY number DESC LIMIT 1").fetchone()
+        return _job(row) if row else None
+
+    def last_learned(self) -> Job | None:
+        """The last one that is done, of those that learn: one that follows the label mix does not."""
+        row = self._db.execute(
+            f"SELECT {_COLUMNS} FROM jobs WHERE trigger != 'mix' AND state != 'running' ORDER BY number DESC LIMIT 1"
+        ).fetchone()
         return _job(row) if row else None
 
     def rejections(self) -> int:
@@ -145,25 +166,49 @@ class Training:
         return self._begin(firing, champion, now, champion.newest_example, since)
 
     def _begin(self, firing: Firing, champion: Champion, now: float, newest_example: int, moved: float | None) -> Job:
+        challenger = self._challenger(champion) if moved is None else None
         job = self.jobs.add(
             version=self._next_version(),
             parent=champion.version,
+            challenger=challenger.version if challenger else None,
             firing=firing,
             created_at=now,
             newest_example=newest_example,
         )
+        live = self._registry.path(champion.version)
         settings = job_settings(
             self._config,
             id=job.name,
             labels=champion.labels,
-            parent=self._registry.path(champion.version),
+            parent=self._path(challenger) / CANDIDATE if challenger else live,
+            champion=live if challenger else None,
             seed=self._config.seed + job.number,
             method=None if moved is None else PRIORS,
             since=moved or 0.0,
         )
-        snapshot = self._snapshot(champion, settings.seed)
+        learned = challenger.newest_example if challenger else champion.newest_example
+        snapshot = self._snapshot(champion, learned, settings.seed)
         make_job(settings, snapshot if moved is None else self._of_mix(snapshot, moved), self._path(job))
         return job
+
+    def _challenger(self, champion: Champion) -> Job | None:
+        """The job whose candidate the next run goes on from, instead of learning all that it knew once more.
+
+        That is the last candidate, if the gate found nothing to say against it but that it was no better than this
+        champion beyond chance.
+        """
+        last = self.jobs.last_learned()
+        if last is None or not _lacked_proof(last) or starts_afresh(self._config.learning.method):
+            return None
+        known = last.parent in self._alike(champion.version) and (self._path(last) / CANDIDATE).is_dir()
+        return last if known else None
+
+    def _alike(self, version: str) -> Iterator[str]:
+        """The version, and those that it came of by doing nothing but following the label mix: it has their weights."""
+        yield version
+        while self._registry.has(version) and (made := self._registry.manifest(version)).method == PRIORS:
+            version = made.parent or ""
+            yield version
 
     def _of_mix(self, snapshot: Snapshot, moved: float) -> Snapshot:
         """What was labelled before the mix moved says nothing of how well it is followed."""
@@ -173,13 +218,14 @@ class Training:
         ]
         return replace(snapshot, gate=gate, unlabelled=self._without_truth())
 
-    def _snapshot(self, champion: Champion, seed: int) -> Snapshot:
-        new = self._memory.new(champion.newest_example)
+    def _snapshot(self, champion: Champion, learned: int, seed: int) -> Snapshot:
+        """What came after the example `learned` is to be learned; what came after the champion's is to be judged on."""
+        new = self._memory.new(learned)
         learning = self._config.learning
         # What starts afresh knows nothing yet, and needs all that is remembered.
         everything = starts_afresh(learning.method)
-        count = champion.newest_example if everything else round(len(new) * learning.replay_ratio)
-        replay = self._memory.replay(champion.newest_example, count, seed)
+        count = learned if everything else round(len(new) * learning.replay_ratio)
+        replay = self._memory.replay(learned, count, seed)
         held_out = self._memory.held_out(champion.newest_example)
         to_audit = self._memory.audit(champion.newest_example)
         return Snapshot(new, replay, held_out, self._recent(), self._unlabelled(), to_audit)
@@ -241,11 +287,13 @@ class Training:
             self.learner = None
 
     def tidy(self) -> None:
-        """Drop the large files of closed jobs; the small ones that tell their story stay."""
+        """Drop the large files of closed jobs; the small ones that tell their story stay, and the latest challenger."""
+        last = self.jobs.last_learned()
         for job in self.jobs.all():
             path = self._path(job)
             if job.state != "running" and (path / "job.json").exists():
-                shutil.rmtree(path / "candidate", ignore_errors=True)
+                if job != last or not _lacked_proof(job):
+                    shutil.rmtree(path / CANDIDATE, ignore_errors=True)
                 for rows in ("new", "replay", "gate", "recent", "unlabelled", "audit", *JUDGED):
                     (path / f"{rows}.jsonl").unlink(missing_ok=True)
                 # Of a run that failed or was stopped; one that is done has none.
@@ -277,7 +325,8 @@ class Training:
         )
         details = {"gate": verdict.as_dict(), "report": report.model_dump()}
         if not verdict.promoted:
-            return Judgement(job, "rejected", verdict.because, details, report.seconds)
+            kept = "; the next run goes on from it" if verdict.unproved and not starts_afresh(report.method) else ""
+            return Judgement(job, "rejected", f"{verdict.because}{kept}", details, report.seconds)
         # The decision is made: what the audit says is only written down beside it.
         audited = list(read_rows(path / "audited.jsonl", Judged)) if (path / "audited.jsonl").exists() else []
         details["audit"] = audit(audited, labels, self._config.gate, self._config.seed + job.number).as_dict()
@@ -287,9 +336,10 @@ class Training:
 
     def _register(self, job: Job, report: Report, decision: dict[str, Any], labels: list[str]) -> Manifest:
         return self._registry.add(
-            self._path(job) / "candidate",
+            self._path(job) / CANDIDATE,
             version=job.version,
             parent=job.parent,
+            challenger=job.challenger,
             created_at=utc(job.created_at),
             job=job.name,
             trigger=job.trigger,
@@ -314,6 +364,11 @@ def _without_label(text: Scored) -> Recent:
 
 
 def _job(row: Sequence[Any]) -> Job:
-    number, version, parent, trigger, reason, state, created_at, newest_example, decision = row
+    number, version, parent, trigger, reason, state, created_at, newest_example, decision, challenger = row
     loaded = None if decision is None else json.loads(decision)
-    return Job(number, version, parent, trigger, reason, state, created_at, newest_example, loaded)
+    return Job(number, version, parent, trigger, reason, state, created_at, newest_example, loaded, challenger)
+
+
+def _lacked_proof(job: Job) -> bool:
+    """Whether the gate found nothing to say against its candidate, and too little for it."""
+    return bool((job.decision or {}).get("gate", {}).get("unproved"))

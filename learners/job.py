@@ -3,9 +3,10 @@
 The daemon writes, then starts `python -m learners JOB_DIR`:
 
     job.json          a `Job`
-    new.jsonl         `Example` rows to learn: labelled since the champion learned
+    new.jsonl         `Example` rows to learn: labelled since the parent learned
     replay.jsonl      `Example` rows to keep: the balanced memory of what is older
-    gate.jsonl        `Example` rows held out from learning, on which parent and candidate are compared
+    gate.jsonl        `Example` rows held out from learning, on which champion and candidate are compared; fresh are
+                      those that were labelled since the champion learned
     audit.jsonl       `Example` rows that nothing is learned or decided from, to check afterwards. May be missing
     recent.jsonl      `Recent` rows: the stream's latest texts, to be scored again by the candidate. The daemon replaces
                       it as the stream goes on; the learner reads it last
@@ -56,6 +57,9 @@ LEARNING_RATES: dict[Tuning, float] = {
 
 #: Ways of tuning that learn other weights than those that are saved.
 MERGED = frozenset({"lora", "adalora", "ia3"})
+
+#: Where a learner leaves the candidate, in the job's directory.
+CANDIDATE = "candidate"
 
 Row = TypeVar("Row", bound=BaseModel)
 
@@ -159,6 +163,9 @@ class Pretraining(_Strict):
 class Job(_Strict):
     """One training run. Paths are absolute.
 
+    It goes on from `parent`, and is judged beside `champion`: the parent itself unless that is a candidate that never
+    went live.
+
     A batch is learned in `accumulate` parts. `max_steps` of 0 is no limit; after `patience` passes without anything
     better on held-out examples training stops, 0 is never; `checkpoint_every` is in seconds. `focus` is the share of
     the new and replayed examples that is gone over, see `learners.focus`. `since` is when the label mix moved, in
@@ -169,6 +176,7 @@ class Job(_Strict):
     method: RunMethod
     labels: list[str] = Field(min_length=2)
     parent: Path | None = None
+    champion: Path | None = None
     since: float = 0.0
     encoder: str
     epochs: float = Field(gt=0)
@@ -237,7 +245,10 @@ class Progress(_Strict):
 
 
 class Swapped(_Strict):
-    """What each model says of an example when the names in it are swapped for others, see `learners.renaming`."""
+    """What each model says of an example when the names in it are swapped for others, see `learners.renaming`.
+
+    `parent` is the champion, as in all that is judged.
+    """
 
     parent: list[float] | None
     candidate: list[float]

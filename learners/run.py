@@ -11,7 +11,7 @@ from learners.device import Compute, be_deterministic, flushed_denormals, resolv
 from learners.disk import sync, write_atomically
 from learners.evaluation import Probabilities, accuracy, calibration_error, log_loss, macro_f1
 from learners.invariance import swapped_answers
-from learners.job import Example, Job, Quality, Recent, Report, Rescored, write_rows
+from learners.job import CANDIDATE, Example, Job, Quality, Recent, Report, Rescored, write_rows
 from learners.judging import TOKEN_BUDGET, answers, in_order, judge, side_by_side
 from learners.methods.names import PRIORS
 from learners.model import LoadedModel, load
@@ -19,7 +19,7 @@ from learners.process import gpu
 from learners.progress import METRICS, quiet
 from learners.scoring import forward_batches
 from learners.snapshot import Snapshot, data_sha256, read_audit, read_job, read_recent, read_snapshot
-from learners.training import CANDIDATE, Learned, learn, teach
+from learners.training import Learned, learn, teach
 
 REPORT = "report.json"
 
@@ -79,7 +79,8 @@ def _do(directory: Path) -> Report:
 
     # What is judged is what was saved, read as the daemon will read it.
     candidate = load(directory / CANDIDATE, compute.device)
-    parent = load(job.parent, compute.device) if job.parent else None
+    before = job.champion or job.parent
+    parent = load(before, compute.device) if before else None
     qualities = _judge(directory, job, snapshot.gate, learned, parent, candidate, compute)
     _audit(directory, job, parent, candidate, compute)
     _rescore(directory, job, read_recent(directory), candidate, compute)

@@ -16,7 +16,7 @@ from learners.data import Row, stream
 from learners.device import Compute, seed_everything
 from learners.focus import focused
 from learners.interpolation import Weights, interpolate, weights_of
-from learners.job import Example, Job
+from learners.job import CANDIDATE, Example, Job
 from learners.methods.names import HOLDING, PRIORS, replays, starts_afresh
 from learners.methods.registry import Lesson, carried, plugins
 from learners.model import LoadedModel, create, load
@@ -30,8 +30,6 @@ from learners.stopping import EarlyStopping, looked_at
 from learners.strategy import Logits, TextStrategy, TrainingError
 from learners.team import assembled
 from learners.tuning import served, tune
-
-CANDIDATE = "candidate"
 
 
 class Learned(NamedTuple):

@@ -18,8 +18,9 @@ from learners.job import Judged
 class Verdict:
     """The decision with its numbers. `p_better` is the paired test on the fresh examples.
 
-    On `selected` held-out examples nothing was judged, or only what was forgotten. `settings` are the gate's: with them
-    an auditor can decide again.
+    `unproved` is a candidate that was turned away only because it was no better beyond chance: nothing else speaks
+    against it. On `selected` held-out examples nothing was judged, or only what was forgotten. `settings` are the
+    gate's: with them an auditor can decide again.
     """
 
     promoted: bool
@@ -37,6 +38,7 @@ class Verdict:
     invariance: Comparison | None
     settings: dict[str, Any]
     seed: int
+    unproved: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -87,45 +89,49 @@ def judge(
         settings=config.model_dump(),
         seed=seed,
     )
-    broken = sum(map(_is_broken, judged))
-    promoted, because = _refuse_broken(broken, len(judged)) or _decide(verdict, config)
-    return replace(verdict, promoted=promoted, because=because)
+    if broken := sum(map(_is_broken, judged)):
+        because = f"its probabilities are not numbers on {broken} of {len(judged)} held-out examples"
+        return replace(verdict, because=because)
+    return _decide(verdict, config)
 
 
 def _is_broken(row: Judged) -> bool:
     return not all(map(math.isfinite, [*row.candidate, *(row.swapped.candidate if row.swapped else ())]))
 
 
-def _refuse_broken(broken: int, examples: int) -> tuple[bool, str] | None:
-    if not broken:
-        return None
-    return False, f"its probabilities are not numbers on {broken} of {examples} held-out examples"
-
-
-def _decide(verdict: Verdict, config: GateConfig) -> tuple[bool, str]:
-    change = (
-        f"accuracy {verdict.parent_accuracy:.3f} → {verdict.candidate_accuracy:.3f} on {verdict.fresh} fresh labels"
-    )
+def _decide(verdict: Verdict, config: GateConfig) -> Verdict:
     if verdict.fresh < config.min_examples:
-        return False, f"only {verdict.fresh} fresh held-out labels; gate.min_examples is {config.min_examples}"
+        because = f"only {verdict.fresh} fresh held-out labels; gate.min_examples is {config.min_examples}"
+        return replace(verdict, because=because)
+    harm = _harm(verdict, config)
     if not verdict.p_better < config.alpha:
-        return False, f"no better beyond chance: {change}, p = {verdict.p_better:.3f}"
-    if verdict.parent_accuracy - verdict.candidate_accuracy > config.slice_tolerance:
-        return False, f"surer but less accurate: {change}"
-    if bad := worst([one for one in verdict.slices if not one.passed]):
-        return False, f"forgets {bad.name}: {_step(bad)} on {bad.examples} examples"
-    if (calibration := verdict.calibration) and not calibration.passed:
-        return False, f"its confidence means less: calibration error {_step(calibration)}"
-    if (names := verdict.invariance) and not names.passed:
-        return (
-            False,
-            f"judges names: {_step(names)} of {names.examples} texts that were right change label with other names",
-        )
-    if not verdict.slowdown <= config.max_slowdown:
-        return False, f"{verdict.slowdown:.2f} times as slow; gate.max_slowdown is {config.max_slowdown}"
+        because = f"no better beyond chance: {_change(verdict)}, p = {verdict.p_better:.3f}"
+        unproved = harm is None and verdict.candidate_brier <= verdict.parent_brier
+        return replace(verdict, because=because, unproved=unproved)
+    if harm is not None:
+        return replace(verdict, because=harm)
     lowest = worst(verdict.slices)
     kept = f"; worst old slice {lowest.name} {lowest.change:+.3f}" if lowest else ""
-    return True, f"{change}, p = {verdict.p_better:.4f}{kept}"
+    return replace(verdict, promoted=True, because=f"{_change(verdict)}, p = {verdict.p_better:.4f}{kept}")
+
+
+def _harm(verdict: Verdict, config: GateConfig) -> str | None:
+    """What the candidate would do worse than the champion, the first thing found; None without any."""
+    if verdict.parent_accuracy - verdict.candidate_accuracy > config.slice_tolerance:
+        return f"surer but less accurate: {_change(verdict)}"
+    if bad := worst([one for one in verdict.slices if not one.passed]):
+        return f"forgets {bad.name}: {_step(bad)} on {bad.examples} examples"
+    if (calibration := verdict.calibration) and not calibration.passed:
+        return f"its confidence means less: calibration error {_step(calibration)}"
+    if (names := verdict.invariance) and not names.passed:
+        return f"judges names: {_step(names)} of {names.examples} texts that were right change label with other names"
+    if not verdict.slowdown <= config.max_slowdown:
+        return f"{verdict.slowdown:.2f} times as slow; gate.max_slowdown is {config.max_slowdown}"
+    return None
+
+
+def _change(verdict: Verdict) -> str:
+    return f"accuracy {verdict.parent_accuracy:.3f} → {verdict.candidate_accuracy:.3f} on {verdict.fresh} fresh labels"
 
 
 def _step(compared: Comparison) -> str:

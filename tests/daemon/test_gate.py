@@ -101,6 +101,28 @@ def test_a_candidate_that_is_no_better_stays_out(parent: Model, candidate: Model
     assert f"p = {decided.p_better:.3f}" in decided.because
 
 
+LITTLE = rows(60, right(0.80), right(0.82))
+FORGOT = rows(100, right(0.9), right(0.5), group="old")
+SHOUTS = rows(60, right(0.80), right(0.82, sure=0.99))
+
+
+@pytest.mark.parametrize(
+    ("judged", "unproved"),
+    [
+        (LITTLE, True),
+        (rows(60, right(0.8), right(0.8)), True),
+        (rows(60, right(0.8), right(0.79)), False),
+        (LITTLE[:29], False),
+        ([*LITTLE, *FORGOT], False),
+        (SHOUTS, False),
+        (rows(100, right(0.6), right(0.8)), False),
+    ],
+    ids=["a little better", "the same", "a little worse", "too few to tell", "forgetful", "too sure", "proved"],
+)
+def test_unproved_is_what_only_lacks_proof(judged: list[Judged], unproved: bool) -> None:
+    assert verdict(judged).unproved == unproved
+
+
 def test_a_candidate_with_its_labels_in_another_order_stays_out() -> None:
     decided = verdict(rows(100, right(0.8), lambda n: right(0.9)(n)[::-1]))
 

@@ -218,6 +218,25 @@ def test_a_candidate_that_never_went_live_shows_why(busy: Config) -> None:
     better = next(line for line in shown.splitlines() if "Brier, fresh" in line)
     assert "failed" in better
     assert as_json["decision"]["gate"]["p_better"] == 0.4
+    assert "went on" not in shown
+
+
+def test_what_a_candidate_went_on_from_is_shown(busy: Config) -> None:
+    db = open_home(busy)
+    (job,) = Jobs(db).all()
+    Jobs(db).close(job, "rejected", {"because": "no better beyond chance"})
+    firing = Firing("labels", "fired", "1000 new labels")
+    after = Jobs(db).add(
+        version="v4", parent="v2", challenger="v3", firing=firing, created_at=MADE.timestamp(), newest_example=30
+    )
+    Jobs(db).close(after, "rejected", {"because": "no better beyond chance"})
+    db.close()
+
+    shown = printed(lambda console: print_version(busy, "v4", console, as_json=False))
+    as_json = json.loads(printed(lambda console: print_version(busy, "v4", console, as_json=True)))
+
+    assert "went on from v3, which lacked nothing but proof of being better" in shown
+    assert as_json["challenger"] == "v3"
 
 
 def test_an_audit_is_shown_with_the_slice_that_fell(fitted: Config) -> None:
