@@ -324,7 +324,7 @@ class Controller:
         return self._noticed["drift"]["reason"] if self._noticed["drift"]["harm"] else None
 
     def _situation(self, champion: Champion, now: float) -> Situation:
-        last, drift, mix = self.training.jobs.last(), self._noticed["drift"], self._noticed["mix"]
+        last, drift, mix = self.training.jobs.last_learning(), self._noticed["drift"], self._noticed["mix"]
         tried = max(champion.newest_example, last.newest_example if last else 0)
         window = self.intake.prequential.recent
         full = window.total >= self._config.triggers.accuracy.window

@@ -113,14 +113,10 @@ class Jobs:
     def all(self) -> list[Job]:
         return [_job(row) for row in self._db.execute(f"SELECT {_COLUMNS} FROM jobs ORDER BY number")]
 
-    def last(self) -> Job | None:
-        row = self._db.execute(f"SELECT {_COLUMNS} FROM jobs ORDER BY number DESC LIMIT 1").fetchone()
-        return _job(row) if row else None
-
-    def last_learned(self) -> Job | None:
-        """The last one that is done, of those that learn: one that follows the label mix does not."""
+    def last_learning(self, *, but: str = "") -> Job | None:
+        """The last one of those that learn, in any state `but` one: a run that follows the label mix learns nothing."""
         row = self._db.execute(
-            f"SELECT {_COLUMNS} FROM jobs WHERE trigger != 'mix' AND state != 'running' ORDER BY number DESC LIMIT 1"
+            f"SELECT {_COLUMNS} FROM jobs WHERE trigger != 'mix' AND state != ? ORDER BY number DESC LIMIT 1", (but,)
         ).fetchone()
         return _job(row) if row else None
 
@@ -195,9 +191,9 @@ class Training:
         """The job whose candidate the next run goes on from, instead of learning all that it knew once more.
 
         That is the last candidate, if the gate found nothing to say against it but that it was no better than this
-        champion beyond chance.
+        champion beyond chance, and no worse.
         """
-        last = self.jobs.last_learned()
+        last = self.jobs.last_learning(but="running")
         if last is None or not _lacked_proof(last) or starts_afresh(self._config.learning.method):
             return None
         known = last.parent in self._alike(champion.version) and (self._path(last) / CANDIDATE).is_dir()
@@ -288,7 +284,7 @@ class Training:
 
     def tidy(self) -> None:
         """Drop the large files of closed jobs; the small ones that tell their story stay, and the latest challenger."""
-        last = self.jobs.last_learned()
+        last = self.jobs.last_learning(but="running")
         for job in self.jobs.all():
             path = self._path(job)
             if job.state != "running" and (path / "job.json").exists():

@@ -16,11 +16,11 @@ from learners.job import Judged
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The decision with its numbers. `p_better` is the paired test on the fresh examples.
+    """The decision with its numbers. `p_better` and `p_worse` are the paired test on the fresh examples.
 
-    `unproved` is a candidate that was turned away only because it was no better beyond chance: nothing else speaks
-    against it. On `selected` held-out examples nothing was judged, or only what was forgotten. `settings` are the
-    gate's: with them an auditor can decide again.
+    `unproved` is a candidate that was turned away only because it was no better beyond chance: it was no worse beyond
+    chance either, and nothing else speaks against it. On `selected` held-out examples nothing was judged, or only what
+    was forgotten. `settings` are the gate's: with them an auditor can decide again.
     """
 
     promoted: bool
@@ -38,6 +38,7 @@ class Verdict:
     invariance: Comparison | None
     settings: dict[str, Any]
     seed: int
+    p_worse: float = 1.0
     unproved: bool = False
 
     def as_dict(self) -> dict[str, Any]:
@@ -79,6 +80,7 @@ def judge(
         parent_brier=mean(parent_brier),
         candidate_brier=mean(candidate_brier),
         p_better=p_greater(parent_brier - candidate_brier, seed),
+        p_worse=p_greater(candidate_brier - parent_brier, seed),
         slowdown=slowdown,
         slices=judge_slices(old, labels, config, seed, unused=unused),
         # Old and fresh together: the error of few examples is mostly chance. Knowing nothing is never too sure.
@@ -106,7 +108,7 @@ def _decide(verdict: Verdict, config: GateConfig) -> Verdict:
     harm = _harm(verdict, config)
     if not verdict.p_better < config.alpha:
         because = f"no better beyond chance: {_change(verdict)}, p = {verdict.p_better:.3f}"
-        unproved = harm is None and verdict.candidate_brier <= verdict.parent_brier
+        unproved = harm is None and verdict.p_worse >= config.alpha
         return replace(verdict, because=because, unproved=unproved)
     if harm is not None:
         return replace(verdict, because=harm)

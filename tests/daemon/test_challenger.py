@@ -9,6 +9,7 @@ import torch
 from daemon.config import Config
 from daemon.records import utc
 from daemon.registry import Registry
+from daemon.triggers import Firing
 from learners.device import resolve
 from learners.job import Example, Judged, read_rows
 from learners.judging import answers
@@ -126,3 +127,14 @@ def crown(desk: Desk, config: Config, method: str) -> None:
     manifest = registry.add(copy, version="v9", parent="v1", created_at=utc(NOW), **told, **same)
     champion = desk.controller.champion
     desk.controller.reign.crown(manifest, NOW, because="a test", newest_example=champion.newest_example)
+
+
+def test_what_it_has_learned_is_not_new_again_after_a_run_that_followed_the_label_mix(desk):
+    first = begin(desk, 0, 120)
+    turn_away(desk, first, unproved=True)
+    controller = desk.controller
+    followed = controller.training.follow_mix(Firing("mix", "fired", "a test"), controller.champion, NOW, since=NOW)
+    controller.training.jobs.close(followed, "rejected", {"because": "a test"})
+
+    ask(desk, "learn", by="Ada")
+    assert "nothing new to learn" in controller.decisions.latest(1)[0]["because"]

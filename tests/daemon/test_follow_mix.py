@@ -78,7 +78,7 @@ def test_only_labels_from_after_the_move_judge_whether_it_is_followed(config):
 
 def test_a_run_that_learned_nothing_leaves_all_labels_to_be_learned(config):
     desk, _ = following(config)
-    champion, job = desk.controller.champion, desk.controller.training.jobs.last()
+    champion, job = desk.controller.champion, desk.controller.training.jobs.running()
     assert champion is not None
     assert job is not None
     assert job.newest_example == champion.newest_example

@@ -111,13 +111,23 @@ SHOUTS = rows(60, right(0.80), right(0.82, sure=0.99))
     [
         (LITTLE, True),
         (rows(60, right(0.8), right(0.8)), True),
-        (rows(60, right(0.8), right(0.79)), False),
+        (rows(60, right(0.8), right(0.79)), True),
+        (rows(100, right(0.8), right(0.6)), False),
         (LITTLE[:29], False),
         ([*LITTLE, *FORGOT], False),
         (SHOUTS, False),
         (rows(100, right(0.6), right(0.8)), False),
     ],
-    ids=["a little better", "the same", "a little worse", "too few to tell", "forgetful", "too sure", "proved"],
+    ids=[
+        "a little better",
+        "the same",
+        "a little worse",
+        "worse",
+        "too few to tell",
+        "forgetful",
+        "too sure",
+        "proved",
+    ],
 )
 def test_unproved_is_what_only_lacks_proof(judged: list[Judged], unproved: bool) -> None:
     assert verdict(judged).unproved == unproved
