@@ -13,6 +13,7 @@ import numpy as np
 
 from daemon.config import Config, MemoryConfig
 from daemon.engine import Engine
+from daemon.gate.audit import together
 from daemon.hindsight import Lead, Seen, look_back
 from daemon.prequential import Confusion
 from daemon.records import Alert, Label, Score, utc
@@ -76,7 +77,7 @@ class Ledger:
 
     def report(self, db: sqlite3.Connection, config: Config) -> dict[str, Any]:
         """What `report.json` holds; the decisions and versions are read from the state `db`."""
-        decisions = Decisions(db).latest(-1)
+        decisions, jobs = Decisions(db).latest(-1), Jobs(db).all()
         live = [(one.truth, one.score.label) for one in self.judged.values()]
         static = [(one.truth, self._static[id]) for id, one in self.judged.items()]
         return {
@@ -87,7 +88,11 @@ class Ledger:
             "prequential": _quality(live),
             "static": _quality(static),
             "drift": {"alarms": [_alarm(decision) for decision in decisions if decision["kind"] == "drift"]},
-            "models": [_version(job) for job in Jobs(db).all()],
+            "models": [_version(job) for job in jobs],
+            "audit": together(
+                {job.version: job.decision["audit"] for job in jobs if job.decision and "audit" in job.decision},
+                config.gate,
+            ).as_dict(),
             "decisions": decisions,
             "alerts": [alert.model_dump(mode="json") for alert in self.alerts],
             "seconds": {**self.seconds, "total": time.perf_counter() - self.started},

@@ -78,6 +78,11 @@ def print_report(report: Mapping[str, Any], out: Console) -> None:
         mean = sum(domain["macro_f1"] for domain in domains.values()) / len(domains)
         each = "  ".join(f"{name} {domain['macro_f1']:.3f}" for name, domain in domains.items())
         out.print(f"holdout {which:5}  mean macro-F1 {mean:.3f}   {each}")
+    if (audits := report["audit"])["promotions"]:
+        out.print(
+            f"audit   {len(audits['flagged'])} of {audits['promotions']} promotions show a slice that fell "
+            f"(by chance, up to {audits['by_chance']:.1f}); all counted together: {', '.join(audits['fell']) or 'none'}"
+        )
     if past := report.get("hindsight"):
         last = past["versions"][-1]
         out.print(

@@ -1,11 +1,12 @@
 """A promotion checked afterwards, on the audit share: examples that neither learning nor the gate has used."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from daemon.config import GateConfig
 from daemon.gate.answers import Answers
+from daemon.gate.chance import holm
 from daemon.gate.slices import Comparison, judge_slices, worst
 from learners.job import Judged
 
@@ -21,6 +22,37 @@ class Audit:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Audits:
+    """Those of many promotions. `flagged` are the versions of which a slice `fell`, each audited by itself.
+
+    Chance alone flags up to `by_chance` of them. `fell` are those that are flagged even when all are counted together.
+    """
+
+    promotions: int
+    flagged: list[str]
+    by_chance: float
+    fell: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def together(audits: Mapping[str, Mapping[str, Any]], config: GateConfig) -> Audits:
+    """`audits` are what `Audit.as_dict` gave, by version.
+
+    An audit flags a version that lowers nothing with a chance of up to `gate.alpha`; of ten, one. So the least p-value
+    that each flagged version has is taken as one of as many as there are promotions (Holm).
+    """
+    flagged = [version for version, one in audits.items() if one["fell"]]
+    least = [
+        min((each["p_worse"] for each in one["slices"] if each["name"] in one["fell"]), default=1.0)
+        for one in audits.values()
+    ]
+    fell = [version for version, p in zip(audits, holm(least), strict=True) if p <= config.alpha]
+    return Audits(len(audits), flagged, config.alpha * len(audits), fell)
 
 
 def audit(judged: Sequence[Judged], labels: Sequence[str], config: GateConfig, seed: int) -> Audit:

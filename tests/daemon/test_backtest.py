@@ -85,6 +85,7 @@ def test_every_promotion_is_audited_in_the_report_and_none_lost_a_slice(recorded
     assert audits
     assert all(audit["examples"] and audit["fell"] == [] for audit in audits)
     assert all(model["audit"] is None for model in report["models"] if not model["promoted"])
+    assert (report["audit"]["promotions"], report["audit"]["fell"]) == (len(audits), [])
 
 
 def test_the_page_shows_the_run_and_loads_nothing(recorded):

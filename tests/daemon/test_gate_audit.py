@@ -1,8 +1,12 @@
 """What is written down of a promotion once it has been audited, through the real controller and learner process."""
 
 import json
+from typing import Any
 
-from daemon.config import Config
+import pytest
+
+from daemon.config import Config, GateConfig
+from daemon.gate.audit import together
 from daemon.registry import Registry
 from tests.daemon.test_gate_bad_candidates import flipped_to_learn, good, trained
 
@@ -49,3 +53,17 @@ def test_what_was_turned_away_is_not_audited(config: Config) -> None:
     (job,) = desk.controller.training.jobs.all()
     assert "audit" not in (job.decision or {})
     desk.close()
+
+
+def test_of_many_audits_one_may_flag_by_chance_and_one_beyond_it_is_told():
+    def audited(p: float) -> dict[str, Any]:
+        slices = [{"name": "source wire", "p_worse": p}, {"name": "key ACME", "p_worse": 0.001}]
+        return {"slices": slices, "fell": ["source wire"] if p <= 0.1 else []}
+
+    clean = {f"v{number}": audited(0.7) for number in range(2, 10)}
+
+    by_chance = together({**clean, "v10": audited(0.06)}, GateConfig())
+    assert (by_chance.promotions, by_chance.flagged, by_chance.fell) == (9, ["v10"], [])
+    assert by_chance.by_chance == pytest.approx(0.9)
+    assert together({**clean, "v10": audited(0.01)}, GateConfig()).fell == ["v10"]
+    assert together({}, GateConfig()).as_dict() == {"promotions": 0, "flagged": [], "by_chance": 0.0, "fell": []}
