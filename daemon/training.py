@@ -321,7 +321,8 @@ class Training:
         )
         details = {"gate": verdict.as_dict(), "report": report.model_dump()}
         if not verdict.promoted:
-            kept = "; the next run goes on from it" if verdict.unproved and not starts_afresh(report.method) else ""
+            gone_on_from = verdict.unproved and report.method != PRIORS and not starts_afresh(report.method)
+            kept = "; the next run goes on from it" if gone_on_from else ""
             return Judgement(job, "rejected", f"{verdict.because}{kept}", details, report.seconds)
         # The decision is made: what the audit says is only written down beside it.
         audited = list(read_rows(path / "audited.jsonl", Judged)) if (path / "audited.jsonl").exists() else []

@@ -96,11 +96,17 @@ def test_all_that_is_known_of_the_mix_before_it_moved_is_what_the_job_has(config
     desk.close()
 
 
-def test_the_learner_takes_the_job(config):
-    desk, directory = following(config)
+def test_the_learner_takes_the_job_and_no_run_goes_on_from_what_it_left(config):
+    gate = config.gate.model_copy(update={"alpha": 1e-9})
+    desk, directory = following(config.model_copy(update={"gate": gate}))
     report = run(directory)
     assert (report.method, report.steps) == ("priors", 0)
     assert report.new_priors is not None
+    desk.step()
+    (rejected,) = [one for one in desk.controller.decisions.latest(5) if one["kind"] == "rejected"]
+    assert "no better beyond chance" in rejected["because"]
+    assert "goes on from it" not in rejected["because"]
+    assert not (directory / "candidate").exists()
     desk.close()
 
 
