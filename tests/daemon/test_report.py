@@ -194,6 +194,13 @@ def test_the_verdict_does_not_flatter(live: float | None, static: float | None, 
     assert said in html
 
 
+def test_a_version_that_went_on_from_one_which_was_turned_away_says_so(tmp_path: Path) -> None:
+    report = a_report()
+    report["models"][1]["challenger"] = "v2"
+    html, _ = written(report, a_series(), tmp_path)
+    assert html.count("v1, by way of v2") == 1
+
+
 def test_what_strangers_wrote_is_text_and_never_markup(tmp_path: Path) -> None:
     report = a_report(
         alerts=[an_alert(key=HOSTILE, name=HOSTILE, model=HOSTILE, examples=[HOSTILE])],
@@ -201,6 +208,7 @@ def test_what_strangers_wrote_is_text_and_never_markup(tmp_path: Path) -> None:
             {
                 "version": HOSTILE,
                 "parent": HOSTILE,
+                "challenger": HOSTILE,
                 "trigger": HOSTILE,
                 "because": HOSTILE,
                 "method": HOSTILE,
