@@ -45,7 +45,7 @@ from daemon.settings import load as load_settings
 from daemon.state import open_state
 from learners.device import resolve, use_threads
 from learners.evaluation import macro_f1
-from learners.job import Example, Recent
+from learners.job import CANDIDATE, Example, Recent
 from learners.judging import TOKEN_BUDGET
 from learners.model import LoadedModel
 from learners.model import load as load_model
@@ -232,7 +232,7 @@ class Run:
         outcome.samples += round(report.steps / math.ceil(learned / job.batch_size) * learned)
         if parent is not None and parent.is_relative_to(self._scratch):
             shutil.rmtree(parent.parent)
-        return directory / "candidate"
+        return directory / CANDIDATE
 
     def _known(self, model: LoadedModel) -> list[float]:
         return [_macro_f1(self._lived(model, one.rows)) for one in self._course.slices]

@@ -193,11 +193,16 @@ class Training:
         That is the last candidate, if the gate found nothing to say against it but that it was no better than this
         champion beyond chance, and no worse.
         """
-        last = self.jobs.last_learning(but="running")
-        if last is None or not _lacked_proof(last) or starts_afresh(self._config.learning.method):
+        kept = self._kept()
+        if kept is None or starts_afresh(self._config.learning.method):
             return None
-        known = last.parent in self._alike(champion.version) and (self._path(last) / CANDIDATE).is_dir()
-        return last if known else None
+        usable = kept.parent in self._alike(champion.version) and (self._path(kept) / CANDIDATE).is_dir()
+        return kept if usable else None
+
+    def _kept(self) -> Job | None:
+        """The last job that learned and is done, if its candidate may be gone on from."""
+        last = self.jobs.last_learning(but="running")
+        return last if last and _may_be_gone_on_from(last.decision or {}) else None
 
     def _alike(self, version: str) -> Iterator[str]:
         """The version, and those that it came of by doing nothing but following the label mix: it has their weights."""
@@ -284,11 +289,11 @@ class Training:
 
     def tidy(self) -> None:
         """Drop the large files of closed jobs; the small ones that tell their story stay, and the latest challenger."""
-        last = self.jobs.last_learning(but="running")
+        kept = self._kept()
         for job in self.jobs.all():
             path = self._path(job)
             if job.state != "running" and (path / "job.json").exists():
-                if job != last or not _lacked_proof(job):
+                if job != kept:
                     shutil.rmtree(path / CANDIDATE, ignore_errors=True)
                 for rows in ("new", "replay", "gate", "recent", "unlabelled", "audit", *JUDGED):
                     (path / f"{rows}.jsonl").unlink(missing_ok=True)
@@ -321,9 +326,8 @@ class Training:
         )
         details = {"gate": verdict.as_dict(), "report": report.model_dump()}
         if not verdict.promoted:
-            gone_on_from = verdict.unproved and report.method != PRIORS and not starts_afresh(report.method)
-            kept = "; the next run goes on from it" if gone_on_from else ""
-            return Judgement(job, "rejected", f"{verdict.because}{kept}", details, report.seconds)
+            more = "; the next run goes on from it" if _may_be_gone_on_from(details) else ""
+            return Judgement(job, "rejected", f"{verdict.because}{more}", details, report.seconds)
         # The decision is made: what the audit says is only written down beside it.
         audited = list(read_rows(path / "audited.jsonl", Judged)) if (path / "audited.jsonl").exists() else []
         details["audit"] = audit(audited, labels, self._config.gate, self._config.seed + job.number).as_dict()
@@ -366,6 +370,9 @@ def _job(row: Sequence[Any]) -> Job:
     return Job(number, version, parent, trigger, reason, state, created_at, newest_example, loaded, challenger)
 
 
-def _lacked_proof(job: Job) -> bool:
-    """Whether the gate found nothing to say against its candidate, and too little for it."""
-    return bool((job.decision or {}).get("gate", {}).get("unproved"))
+def _may_be_gone_on_from(details: Mapping[str, Any]) -> bool:
+    """Whether the judgement with these details leaves a candidate that learned on and lacked nothing but proof."""
+    if not details.get("gate", {}).get("unproved"):
+        return False
+    method = details["report"]["method"]
+    return method != PRIORS and not starts_afresh(method)

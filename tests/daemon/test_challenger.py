@@ -42,7 +42,8 @@ def turn_away(desk: Desk, directory: Path, *, unproved: bool) -> None:
     training = desk.controller.training
     training.stop()
     (directory / "candidate").mkdir(exist_ok=True)
-    training.jobs.close(training.jobs.running(), "rejected", {"because": "a test", "gate": {"unproved": unproved}})
+    details = {"gate": {"unproved": unproved}, "report": {"method": "der"}}
+    training.jobs.close(training.jobs.running(), "rejected", {"because": "a test", **details})
     training.tidy()
 
 
