@@ -242,7 +242,12 @@ class TriggersConfig(Section):
     )
     accuracy: AccuracyDropConfig = AccuracyDropConfig()
     schedule: str = Field("", description="A cron expression (`0 3 * * *`) in UTC; empty for none.")
-    min_labels: int = Field(100, gt=0, description="No run with fewer new labels than this.")
+    min_labels: int = Field(
+        100,
+        gt=0,
+        description="No run with fewer new labels than this. Nor is a candidate that lacked nothing but proof judged "
+        "again before so many have come, and then whenever they have doubled.",
+    )
     cooldown: Seconds = Field(
         30 * MINUTE,
         description="Shortest time between the starts of two runs that learn, and before one that follows the label "
@@ -442,7 +447,13 @@ class LearningConfig(Section):
 class GateConfig(Section):
     """What a candidate must show before it goes live."""
 
-    alpha: float = Field(0.1, gt=0, lt=1, description="Chance of promoting a model that is no better on fresh labels.")
+    alpha: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="Chance of promoting a model that is no better on fresh labels; half of it whenever one that "
+        "lacked nothing but proof is judged again.",
+    )
     min_examples: int = Field(30, gt=0, description="Fresh held-out examples without which nothing is promoted.")
     slice_tolerance: Share = Field(
         0.03, description="Accuracy that any slice of the old examples, or the fresh ones together, may lose."

@@ -18,7 +18,7 @@ from daemon.asking import Asking
 from daemon.champion import CauseOfRollback, Champion, Reign
 from daemon.config import Config
 from daemon.intake import Intake
-from daemon.memory import Memory
+from daemon.memory import LAST, Memory
 from daemon.metrics import Metrics
 from daemon.outbox import Outbox
 from daemon.publisher import Publisher
@@ -28,7 +28,7 @@ from daemon.state import Blobs, Commands, Decisions, ReadPositions, transaction
 from daemon.steering import REFUSED
 from daemon.store import open_store
 from daemon.training import Job, Judgement, Training
-from daemon.triggers import GRAVITY, MAX_DOUBLINGS, Firing, Schedule, Situation, consequence, decide
+from daemon.triggers import GRAVITY, LEARN, MAX_DOUBLINGS, Firing, Schedule, Situation, consequence, decide
 from daemon.waiting import Waiting
 from daemon.watch import Drift
 from learners.job import Rescored
@@ -298,7 +298,8 @@ class Controller:
             log.info("labels set aside", labels=doubted)
         job = self._start(firing, champion, now)
         story = {"version": job.version, "parent": job.parent, "goes_on_from": job.challenger or job.parent}
-        log.info("learning", trigger=firing.trigger, because=firing.reason, **story)
+        event = "judging again" if firing.trigger == "proof" else "learning"
+        log.info(event, trigger=firing.trigger, because=firing.reason, **story)
 
     def _forget(self, trigger: str, now: float) -> None:
         """A request or a date is answered once, whatever the answer."""
@@ -308,6 +309,9 @@ class Controller:
             self._noticed["schedule_seen"] = now
 
     def _start(self, firing: Firing, champion: Champion, now: float) -> Job:
+        challenger = self.training.challenger(champion)
+        if firing.trigger == "proof" and challenger is not None:
+            return self.training.look_again(firing, champion, challenger, now)
         if firing.trigger != "mix":
             return self.training.start(firing, champion, now)
         moved = self._noticed["mix"]
@@ -335,9 +339,12 @@ class Controller:
         if seen is None:
             seen = self._noticed["schedule_seen"] = now
         due = self._schedule.next_after(seen)
+        running = self.training.jobs.running() is not None
+        challenger = None if running else self.training.challenger(champion)
+        since = challenger.newest_example if challenger else LAST
         return Situation(
             now=now,
-            running=self.training.jobs.running() is not None,
+            running=running,
             new_labels=self.memory.count("learn", since=tried),
             fresh_held_out=self.memory.to_judge_on(champion.newest_example, chosen_on=self._config.learning.chooses),
             needed_held_out=self._config.gate.min_examples,
@@ -345,12 +352,15 @@ class Controller:
             labels_since_drift=self._labels_of(drift, since=tried) if drift else 0,
             accuracy=accuracy,
             best_accuracy=self._noticed["best_accuracy"],
-            started=self.training.jobs.started(now),
-            learned=self.training.jobs.started(now, but="mix"),
+            started=self.training.jobs.started(now, triggers=(*LEARN, "mix")),
+            learned=self.training.jobs.started(now, triggers=LEARN),
             schedule_due=due is not None and due <= now,
             manual=self._noticed["manual"],
             rejections=self.training.jobs.rejections(),
             mix=mix["reason"] if mix else None,
             mix_tries=mix["tries"] if mix else 0,
             held_out_since_mix=self.memory.count("gate", from_time=mix["moment"]) if mix else 0,
+            unproved=challenger.version if challenger else None,
+            labels_since_unproved=self.memory.count("learn", since=since) + self.memory.count("gate", since=since),
+            looks=len(self.training.jobs.looks(challenger.version)) if challenger else 0,
         )

@@ -6,10 +6,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from daemon.config import Config, PretrainingConfig, PseudoLabelsConfig
 from learners.job import (
@@ -31,20 +31,24 @@ from learners.job import (
     Report,
     write_rows,
 )
-from learners.methods.names import PRIORS, parts, starts_afresh
+from learners.methods.names import AS_IS, PRIORS, parts, starts_afresh
 from learners.snapshot import AUDIT, UNLABELLED
 
 Settings = TypeVar("Settings", PseudoLabels, Pretraining)
 
-#: The section `learning` of a run that follows the label mix.
-UNLEARNED = {
-    "method": PRIORS,
-    "tuning": "full",
-    "interpolate": False,
-    "calibrate": False,
-    "pseudo_labels": PseudoLabelsConfig(),
-    "pretraining": PretrainingConfig(),
-    "processes": 1,
+#: The section `learning` of a run that learns nothing, by its method. One that judges a candidate again has to know
+#: whether something was chosen on held-out examples when that was learned.
+UNLEARNED: Mapping[str, Mapping[str, Any]] = {
+    PRIORS: {
+        "method": PRIORS,
+        "tuning": "full",
+        "interpolate": False,
+        "calibrate": False,
+        "pseudo_labels": PseudoLabelsConfig(),
+        "pretraining": PretrainingConfig(),
+        "processes": 1,
+    },
+    AS_IS: {"method": AS_IS, "tuning": "full", "processes": 1},
 }
 
 #: Bytes of metrics.jsonl and of the learner's output that are read from the end: a few lines.
@@ -99,7 +103,7 @@ def job_settings(
     parent: Path | None,
     seed: int,
     champion: Path | None = None,
-    method: Literal["priors"] | None = None,
+    method: Literal["priors", "as-is"] | None = None,
     since: float = 0.0,
 ) -> Job:
     """The job that the config asks for: an update of `parent`, or a first model when there is none.
@@ -108,8 +112,9 @@ def job_settings(
 
     With the method `priors` it follows the label mix, which moved at `since`, and learns nothing: whatever the config
     says of learning, all weights but the head's bias stay the parent's, and nothing is chosen on held-out examples.
+    With `as-is` all weights stay, and the parent is judged again.
     """
-    learning = config.learning.model_copy(update=UNLEARNED) if method else config.learning
+    learning = config.learning.model_copy(update=UNLEARNED[method]) if method else config.learning
     update = parent is not None and not starts_afresh(learning.method)
     return Job(
         id=id,

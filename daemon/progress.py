@@ -69,9 +69,10 @@ def print_report(report: Mapping[str, Any], out: Console) -> None:
         out.print(f"live    accuracy {live['accuracy']:.3f}  macro-F1 {live['macro_f1']:.3f}")
         out.print(f"static  accuracy {static['accuracy']:.3f}  macro-F1 {static['macro_f1']:.3f}")
     promoted = sum(model["promoted"] for model in report["models"])
+    candidates = len({model["version"] for model in report["models"]})
     out.print(
         f"{report['texts']} texts, {report['labels']} labels, {report['dead_letters']} dead letters, "
-        f"{len(report['drift']['alarms'])} drift alarms, {promoted} of {len(report['models'])} candidates promoted, "
+        f"{len(report['drift']['alarms'])} drift alarms, {promoted} of {candidates} candidates promoted, "
         f"{len(report['alerts'])} alerts, {report['seconds']['total']:.0f} s"
     )
     for which, domains in report.get("holdout", {}).items():

@@ -122,6 +122,8 @@ def layout(report: Report, series: Series) -> dict[str, Any]:
         "shown": SHOWN,
         "models": models,
         "promotions": sum(bool(model.get("promoted")) for model in models),
+        # One that was judged again is there each time.
+        "candidates": len({model.get("version") for model in models}),
         "reigns": reign_bars(reigns(report), axis),
         "rejected": [
             {"x": axis.x_at(at), "version": model.get("version")}

@@ -8,7 +8,7 @@ import json
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
@@ -16,18 +16,19 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+import learners.job
 from daemon.champion import Champion
-from daemon.config import Config
+from daemon.config import Config, GateConfig
 from daemon.gate.audit import audit
 from daemon.gate.verdict import judge
 from daemon.learning import Learner, Snapshot, finished, job_settings, make_job, outcome, replace_recent
 from daemon.memory import Memory, share_of
 from daemon.records import utc
 from daemon.registry import Manifest, Registry
-from daemon.triggers import DAY, Firing
+from daemon.triggers import DAY, LEARN, Firing, TriggerName
 from daemon.waiting import Scored, Waiting
 from learners.job import CANDIDATE, Failure, Judged, Recent, Report, Rescored, read_rows
-from learners.methods.names import PRIORS, starts_afresh
+from learners.methods.names import AS_IS, PRIORS, starts_afresh
 
 #: How old the texts that a candidate scores again may be while the learner is at work, in seconds. Those that come
 #: later are in no window of the new champion; the rows are written in some 20 ms.
@@ -43,7 +44,7 @@ class Job:
     """A training run as the state has it. `newest_example` is the last example that its snapshot knew of.
 
     `parent` is the champion that it is judged beside. It goes on from that too, or from the `challenger`: a candidate
-    that lacked nothing but proof of being better.
+    that lacked nothing but proof of being better. One of the trigger `proof` judges the candidate `version` again.
     """
 
     number: int
@@ -74,6 +75,9 @@ class Judgement:
     manifest: Manifest | None = None
     rescored: Sequence[Rescored] = ()
 
+
+#: Of `gate.alpha`: chance of promoting a candidate that is no better, at each further look.
+FURTHER_LOOK = 0.5
 
 _COLUMNS = "number, version, parent, trigger, reason, state, created_at, newest_example, decision, challenger"
 
@@ -114,26 +118,45 @@ class Jobs:
         return [_job(row) for row in self._db.execute(f"SELECT {_COLUMNS} FROM jobs ORDER BY number")]
 
     def last_learning(self, *, but: str = "") -> Job | None:
-        """The last one of those that learn, in any state `but` one: a run that follows the label mix learns nothing."""
+        """The last one of those that learn, in any state `but` one."""
         row = self._db.execute(
-            f"SELECT {_COLUMNS} FROM jobs WHERE trigger != 'mix' AND state != ? ORDER BY number DESC LIMIT 1", (but,)
+            f"SELECT {_COLUMNS} FROM jobs WHERE trigger IN ({_listed(LEARN)}) AND state != ? "
+            "ORDER BY number DESC LIMIT 1",
+            (but,),
         ).fetchone()
         return _job(row) if row else None
 
-    def rejections(self) -> int:
-        """Jobs in a row, up to the last one, whose candidate was turned away."""
-        states = [
-            row[0]
-            for row in self._db.execute("SELECT state FROM jobs WHERE trigger != 'mix' ORDER BY number DESC LIMIT 20")
-        ]
-        return len(list(takewhile(lambda state: state == "rejected", states)))
+    def that_made(self, version: str) -> Job:
+        """The one whose candidate `version` is. Raises LookupError when there is none."""
+        row = self._db.execute(
+            f"SELECT {_COLUMNS} FROM jobs WHERE version = ? ORDER BY number LIMIT 1", (version,)
+        ).fetchone()
+        if row is None:
+            raise LookupError(f"no job has made {version}")
+        return _job(row)
 
-    def started(self, now: float, *, but: str = "") -> tuple[float, ...]:
-        """When jobs of any trigger `but` one began, oldest first: those of the last 24 hours, and the last one."""
+    def looks(self, version: str) -> list[Job]:
+        """Those that judged the candidate `version` again, oldest first."""
         rows = self._db.execute(
-            "SELECT created_at FROM jobs WHERE trigger != ? AND "
-            "(created_at > ? OR number = (SELECT max(number) FROM jobs WHERE trigger != ?)) ORDER BY number",
-            (but, now - DAY, but),
+            f"SELECT {_COLUMNS} FROM jobs WHERE trigger = 'proof' AND version = ? ORDER BY number", (version,)
+        )
+        return [_job(row) for row in rows]
+
+    def rejections(self) -> int:
+        """Jobs in a row, up to the last one, whose candidate was turned away; one that was proved later is not."""
+        rows = self._db.execute(
+            f"SELECT state FROM jobs WHERE trigger IN ({_listed(LEARN)}) OR (trigger = 'proof' AND "
+            "state = 'promoted') ORDER BY number DESC LIMIT 20"
+        )
+        return len(list(takewhile(lambda state: state == "rejected", [row[0] for row in rows])))
+
+    def started(self, now: float, *, triggers: Iterable[TriggerName]) -> tuple[float, ...]:
+        """When jobs of these `triggers` began, oldest first: those of the last 24 hours, and the last one."""
+        rows = self._db.execute(
+            f"WITH wanted AS (SELECT number, created_at FROM jobs WHERE trigger IN ({_listed(triggers)})) "
+            "SELECT created_at FROM wanted WHERE created_at > ? OR number = (SELECT max(number) FROM wanted) "
+            "ORDER BY number",
+            (now - DAY,),
         )
         return tuple(row[0] for row in rows)
 
@@ -155,39 +178,77 @@ class Training:
 
     def start(self, firing: Firing, champion: Champion, now: float) -> Job:
         """Record a job and write its directory; `supervise` starts the learner once the step is committed."""
-        return self._begin(firing, champion, now, self._memory.newest(), None)
-
-    def follow_mix(self, firing: Firing, champion: Champion, now: float, *, since: float) -> Job:
-        """The same for a job that follows the label mix, which moved at `since`. It learns no example."""
-        return self._begin(firing, champion, now, champion.newest_example, since)
-
-    def _begin(self, firing: Firing, champion: Champion, now: float, newest_example: int, moved: float | None) -> Job:
-        challenger = self._challenger(champion) if moved is None else None
+        challenger = self.challenger(champion)
         job = self.jobs.add(
             version=self._next_version(),
             parent=champion.version,
             challenger=challenger.version if challenger else None,
             firing=firing,
             created_at=now,
-            newest_example=newest_example,
+            newest_example=self._memory.newest(),
         )
+        settings = self._settings(job, champion, challenger)
+        learned = challenger.newest_example if challenger else champion.newest_example
+        make_job(settings, self._snapshot(champion, learned, settings.seed), self._path(job))
+        return job
+
+    def follow_mix(self, firing: Firing, champion: Champion, now: float, *, since: float) -> Job:
+        """The same for a job that follows the label mix, which moved at `since`. It learns no example."""
+        job = self.jobs.add(
+            version=self._next_version(),
+            parent=champion.version,
+            firing=firing,
+            created_at=now,
+            newest_example=champion.newest_example,
+        )
+        settings = self._settings(job, champion, method=PRIORS, since=since)
+        snapshot = self._of_mix(self._snapshot(champion, champion.newest_example, settings.seed), since)
+        make_job(settings, snapshot, self._path(job))
+        return job
+
+    def look_again(self, firing: Firing, champion: Champion, challenger: Job, now: float) -> Job:
+        """The same for a job that judges the `challenger` again, on the labels that have come since it learned too.
+
+        Neither it nor the champion has learned those, whatever their share: all of them tell which is better.
+        """
+        job = self.jobs.add(
+            version=challenger.version,
+            parent=champion.version,
+            challenger=challenger.challenger,
+            firing=firing,
+            created_at=now,
+            newest_example=challenger.newest_example,
+        )
+        settings = self._settings(job, champion, challenger, method=AS_IS)
+        snapshot = self._snapshot(champion, challenger.newest_example, settings.seed)
+        # Of texts without a label it may have learned what the champion said of them.
+        since = challenger.created_at if settings.pseudo_labels else float("-inf")
+        new = [example for example in snapshot.new if example.timestamp > since]
+        make_job(settings, replace(snapshot, new=new, replay=(), unlabelled=()), self._path(job))
+        return job
+
+    def _settings(
+        self,
+        job: Job,
+        champion: Champion,
+        challenger: Job | None = None,
+        *,
+        method: Literal["priors", "as-is"] | None = None,
+        since: float = 0.0,
+    ) -> learners.job.Job:
         live = self._registry.path(champion.version)
-        settings = job_settings(
+        return job_settings(
             self._config,
             id=job.name,
             labels=champion.labels,
             parent=self._path(challenger) / CANDIDATE if challenger else live,
             champion=live if challenger else None,
-            seed=self._config.seed + job.number,
-            method=None if moved is None else PRIORS,
-            since=moved or 0.0,
+            seed=self._seed(job),
+            method=method,
+            since=since,
         )
-        learned = challenger.newest_example if challenger else champion.newest_example
-        snapshot = self._snapshot(champion, learned, settings.seed)
-        make_job(settings, snapshot if moved is None else self._of_mix(snapshot, moved), self._path(job))
-        return job
 
-    def _challenger(self, champion: Champion) -> Job | None:
+    def challenger(self, champion: Champion) -> Job | None:
         """The job whose candidate the next run goes on from, instead of learning all that it knew once more.
 
         That is the last candidate, if the gate found nothing to say against it but that it was no better than this
@@ -200,9 +261,12 @@ class Training:
         return kept if usable else None
 
     def _kept(self) -> Job | None:
-        """The last job that learned and is done, if its candidate may be gone on from."""
+        """The last job that learned and is done, if its candidate may be gone on from, whenever it was judged."""
         last = self.jobs.last_learning(but="running")
-        return last if last and _may_be_gone_on_from(last.decision or {}) else None
+        if last is None:
+            return None
+        looks = [look.decision for look in self.jobs.looks(last.version) if "gate" in (look.decision or {})]
+        return last if all(_may_be_gone_on_from(decision or {}) for decision in (last.decision, *looks)) else None
 
     def _alike(self, version: str) -> Iterator[str]:
         """The version, and those that it came of by doing nothing but following the label mix: it has their weights."""
@@ -321,8 +385,8 @@ class Training:
             list(read_rows(path / "judged.jsonl", Judged)),
             labels,
             slowdown=slowdown,
-            config=self._config.gate,
-            seed=self._config.seed + job.number,
+            config=self._thresholds(job),
+            seed=self._seed(job),
         )
         details = {"gate": verdict.as_dict(), "report": report.model_dump()}
         if not verdict.promoted:
@@ -330,26 +394,37 @@ class Training:
             return Judgement(job, "rejected", f"{verdict.because}{more}", details, report.seconds)
         # The decision is made: what the audit says is only written down beside it.
         audited = list(read_rows(path / "audited.jsonl", Judged)) if (path / "audited.jsonl").exists() else []
-        details["audit"] = audit(audited, labels, self._config.gate, self._config.seed + job.number).as_dict()
+        details["audit"] = audit(audited, labels, self._config.gate, self._seed(job)).as_dict()
         manifest = self._register(job, report, {**details["gate"], "audit": details["audit"]}, labels)
         rescored = list(read_rows(path / "rescored.jsonl", Rescored))
         return Judgement(job, "promoted", verdict.because, details, report.seconds, manifest, rescored)
 
+    def _thresholds(self, job: Job) -> GateConfig:
+        """What the job's candidate must show: more, where it is given a further chance."""
+        gate = self._config.gate
+        return gate.model_copy(update={"alpha": gate.alpha * FURTHER_LOOK}) if job.trigger == "proof" else gate
+
     def _register(self, job: Job, report: Report, decision: dict[str, Any], labels: list[str]) -> Manifest:
+        # One that was judged again was made by another job.
+        made = self.jobs.that_made(job.version)
+        told = report.model_dump() if made.number == job.number else (made.decision or {})["report"]
         return self._registry.add(
             self._path(job) / CANDIDATE,
             version=job.version,
             parent=job.parent,
             challenger=job.challenger,
-            created_at=utc(job.created_at),
-            job=job.name,
-            trigger=job.trigger,
-            method=report.method,
+            created_at=utc(made.created_at),
+            job=made.name,
+            trigger=made.trigger,
+            method=told["method"],
             labels=labels,
-            data_sha256=report.data_sha256,
-            seed=report.seed,
+            data_sha256=told["data_sha256"],
+            seed=told["seed"],
             decision=decision,
         )
+
+    def _seed(self, job: Job) -> int:
+        return self._config.seed + job.number
 
     def _path(self, job: Job) -> Path:
         return self._directory / job.name
@@ -358,6 +433,11 @@ class Training:
         known = [manifest.version for manifest in self._registry.manifests()] + [job.version for job in self.jobs.all()]
         numbers = [int(version[1:]) for version in known if version[:1] == "v" and version[1:].isdecimal()]
         return f"v{1 + max(numbers, default=0)}"
+
+
+def _listed(triggers: Iterable[TriggerName]) -> str:
+    """As SQL lists them."""
+    return ", ".join(f"'{trigger}'" for trigger in triggers)
 
 
 def _without_label(text: Scored) -> Recent:

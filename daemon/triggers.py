@@ -14,7 +14,10 @@ from daemon.drift.kinds import Kind
 from daemon.records import utc
 from learners.priors import LEAST_BEFORE
 
-TriggerName = Literal["drift", "mix", "labels", "accuracy", "schedule", "manual"]
+TriggerName = Literal["drift", "mix", "proof", "labels", "accuracy", "schedule", "manual"]
+
+#: Triggers of runs that learn. Of the others one follows the label mix, and one judges a candidate again.
+LEARN: tuple[TriggerName, ...] = ("drift", "labels", "accuracy", "schedule", "manual")
 
 DAY = 86_400.0
 
@@ -50,6 +53,9 @@ class Situation:
         schedule_due: the schedule has come round since it was last looked at.
         manual: who asked for a run; None when nobody did.
         rejections: candidates in a row that the gate has turned away.
+        unproved: the candidate that lacked nothing but proof, and that the next run goes on from; None without one.
+        labels_since_unproved: labels that have come since it learned, and that the gate may use.
+        looks: how often it was judged again.
     """
 
     now: float
@@ -69,6 +75,9 @@ class Situation:
     mix: str | None = None
     mix_tries: int = 0
     held_out_since_mix: int = 0
+    unproved: str | None = None
+    labels_since_unproved: int = 0
+    looks: int = 0
 
 
 @dataclass(frozen=True)
@@ -121,6 +130,10 @@ def _calls(situation: Situation, config: TriggersConfig) -> Iterator[tuple[Trigg
         yield "manual", f"asked for by {situation.manual}"
     if situation.schedule_due:
         yield "schedule", f"triggers.schedule {config.schedule!r} came round"
+    # Each further look takes twice the labels, so that chance is given few chances.
+    since = situation.labels_since_unproved
+    if situation.unproved is not None and since >= config.min_labels * 2**situation.looks:
+        yield "proof", f"{since} labels since {situation.unproved} learned may prove it better"
     if situation.drift is not None:
         yield "drift", situation.drift
     if situation.mix is not None:
@@ -141,6 +154,8 @@ def _hold(trigger: TriggerName, situation: Situation, config: TriggersConfig) ->
         return _hold_mix(situation, config)
     if situation.running:
         return RUNNING
+    if trigger == "proof":
+        return None
     if situation.new_labels == 0:
         return "no_labels", "there is nothing new to learn"
     if trigger == "manual":

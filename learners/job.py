@@ -3,7 +3,8 @@
 The daemon writes, then starts `python -m learners JOB_DIR`:
 
     job.json          a `Job`
-    new.jsonl         `Example` rows to learn: labelled since the parent learned
+    new.jsonl         `Example` rows to learn: labelled since the parent learned. A job that leaves the parent `as-is`
+                      judges it on these too
     replay.jsonl      `Example` rows to keep: the balanced memory of what is older
     gate.jsonl        `Example` rows held out from learning, on which champion and candidate are compared; fresh are
                       those that were labelled since the champion learned
@@ -33,12 +34,13 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from learners.methods.names import PRIORS, canonical, of_a_run, parts, starts_afresh
+from learners.methods.names import UNLEARNING, canonical, of_a_run, parts, starts_afresh
 
 #: A way to learn: parts joined by `+`, see `learners.methods.names`.
 Method = Annotated[str, AfterValidator(canonical)]
 
-#: What a run does: learn by a method, or `priors`, which moves the parent's bias, see `learners.priors`.
+#: What a run does: learn by a method; or `priors`, which moves the parent's bias, see `learners.priors`; or `as-is`,
+#: which moves nothing.
 RunMethod = Annotated[str, AfterValidator(of_a_run)]
 
 #: Which weights are learned, see `learners.tuning`.
@@ -220,9 +222,9 @@ class Job(_Strict):
         return self
 
     @model_validator(mode="after")
-    def _there_are_priors_to_move(self) -> "Job":
-        if self.method == PRIORS and self.parent is None:
-            raise ValueError("priors moves the bias of a parent, and a first model has none; learn it by a method")
+    def _there_is_a_parent_to_keep(self) -> "Job":
+        if self.method in UNLEARNING and self.parent is None:
+            raise ValueError(f"{self.method} keeps the weights of a parent, and there is none; learn one by a method")
         return self
 
     @model_validator(mode="after")

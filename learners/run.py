@@ -13,7 +13,7 @@ from learners.evaluation import Probabilities, accuracy, calibration_error, log_
 from learners.invariance import swapped_answers
 from learners.job import CANDIDATE, Example, Job, Quality, Recent, Report, Rescored, write_rows
 from learners.judging import TOKEN_BUDGET, answers, in_order, judge, side_by_side
-from learners.methods.names import PRIORS
+from learners.methods.names import AS_IS, UNLEARNING
 from learners.model import LoadedModel, load
 from learners.process import gpu
 from learners.progress import METRICS, quiet
@@ -56,7 +56,7 @@ def assist(directory: Path) -> None:
     if not (directory / REPORT).exists():
         with flushed_denormals():
             job, snapshot, compute = _begin(directory)
-            if job.method != PRIORS:
+            if job.method not in UNLEARNING:
                 teach(directory, job, snapshot, compute, quiet)
 
 
@@ -81,7 +81,9 @@ def _do(directory: Path) -> Report:
     candidate = load(directory / CANDIDATE, compute.device)
     before = job.champion or job.parent
     parent = load(before, compute.device) if before else None
-    qualities = _judge(directory, job, snapshot.gate, learned, parent, candidate, compute)
+    # What was to be learned and was not is as good to judge on as what is held out.
+    unseen = [*snapshot.gate, *snapshot.new] if job.method == AS_IS else snapshot.gate
+    qualities = _judge(directory, job, unseen, learned, parent, candidate, compute)
     _audit(directory, job, parent, candidate, compute)
     _rescore(directory, job, read_recent(directory), candidate, compute)
     return Report(
@@ -112,17 +114,17 @@ def _do(directory: Path) -> Report:
 def _judge(
     directory: Path,
     job: Job,
-    gate: list[Example],
+    unseen: list[Example],
     learned: Learned,
     parent: LoadedModel | None,
     candidate: LoadedModel,
     compute: Compute,
 ) -> list[Quality]:
-    tokens = candidate.tokenise([example.text for example in gate])
+    tokens = candidate.tokenise([example.text for example in unseen])
     judged = judge([*([parent] if parent else []), candidate], tokens, job.labels, compute)
-    swapped = swapped_answers(parent, candidate, gate, job.labels, job.seed, compute)
+    swapped = swapped_answers(parent, candidate, unseen, job.labels, job.seed, compute)
     both = side_by_side(
-        gate,
+        unseen,
         judged[0][0] if parent else None,
         judged[-1][0],
         chosen=learned.chosen,
@@ -130,7 +132,7 @@ def _judge(
         swapped=swapped,
     )
     write_rows(directory / "judged.jsonl", both)
-    truth = np.array([job.labels.index(example.label) for example in gate], dtype=np.int64)
+    truth = np.array([job.labels.index(example.label) for example in unseen], dtype=np.int64)
     return [_quality(probabilities, truth, seconds) for probabilities, seconds in judged]
 
 

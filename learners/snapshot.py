@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from learners.errors import LearnerError
 from learners.job import Example, Job, Recent, Row, read_rows
-from learners.methods.names import PRIORS
+from learners.methods.names import UNLEARNING
 
 #: Only there in a job that asks for it.
 UNLABELLED = "unlabelled.jsonl"
@@ -58,7 +58,7 @@ def read_snapshot(directory: Path, job: Job) -> Snapshot:
     snapshot = Snapshot(new, replay, gate, [row for row in unlabelled if row.text not in labelled])
     for name, examples in (("new", snapshot.new), ("replay", snapshot.replay), ("gate", snapshot.gate)):
         _require_known(name, examples, job)
-    if not snapshot.new and job.method != PRIORS:
+    if not snapshot.new and job.method not in UNLEARNING:
         raise JobError("new.jsonl is empty", "start a job only when there are labelled examples to learn")
     if not snapshot.gate:
         raise JobError("gate.jsonl is empty", "hold out labelled examples, or there is no telling what was learned")

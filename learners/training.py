@@ -17,7 +17,7 @@ from learners.device import Compute, seed_everything
 from learners.focus import focused
 from learners.interpolation import Weights, interpolate, weights_of
 from learners.job import CANDIDATE, Example, Job
-from learners.methods.names import HOLDING, PRIORS, replays, starts_afresh
+from learners.methods.names import AS_IS, HOLDING, PRIORS, replays, starts_afresh
 from learners.methods.registry import Lesson, carried, plugins
 from learners.model import LoadedModel, create, load
 from learners.pretraining import pretrain
@@ -25,7 +25,7 @@ from learners.priors import moved
 from learners.progress import ProgressPlugin, Tell, journal
 from learners.pseudo_labels import Chosen, from_parent
 from learners.selection import chooses
-from learners.snapshot import Snapshot
+from learners.snapshot import JobError, Snapshot
 from learners.stopping import EarlyStopping, looked_at
 from learners.strategy import Logits, TextStrategy, TrainingError
 from learners.team import assembled
@@ -72,6 +72,8 @@ def learn(directory: Path, job: Job, snapshot: Snapshot, compute: Compute) -> Le
     """Train the candidate and save it."""
     if job.method == PRIORS:
         return _follow_mix(directory, job, snapshot, compute)
+    if job.method == AS_IS:
+        return _leave(directory, job, snapshot)
     with journal(directory, job) as tell:
         model, before, methods, choosing, learned = teach(directory, job, snapshot, compute, tell)
     if before and choosing:
@@ -96,18 +98,38 @@ def _follow_mix(directory: Path, job: Job, snapshot: Snapshot, compute: Compute)
         worth = f"{name}.safetensors"
         if job.parent and (job.parent / worth).exists():
             shutil.copyfile(job.parent / worth, directory / CANDIDATE / worth)
-    return Learned(
+    return _taught_nothing(snapshot)._replace(
         examples=told.labels,
-        replayed=0,
         passed_over=len(snapshot.new) + len(snapshot.replay) - told.labels,
         trained_weights=len(told.new),
+        old_priors=told.old,
+        new_priors=told.new,
+    )
+
+
+def _leave(directory: Path, job: Job, snapshot: Snapshot) -> Learned:
+    """Save the parent as the candidate, with what it carries; what was chosen on when it learned proves nothing now."""
+    if job.parent is None:
+        raise JobError("as-is needs a parent", "name the candidate that is to be judged again")
+    shutil.copytree(job.parent, directory / CANDIDATE)
+    ids = frozenset(example.id for example in snapshot.gate if chooses(example.id))
+    chose = job.patience or job.interpolate or job.pseudo_labels
+    return _taught_nothing(snapshot)._replace(
+        chosen=ids if chose else frozenset(), tempered=ids if job.calibrate else frozenset()
+    )
+
+
+def _taught_nothing(snapshot: Snapshot) -> Learned:
+    return Learned(
+        examples=0,
+        replayed=0,
+        passed_over=len(snapshot.new) + len(snapshot.replay),
+        trained_weights=0,
         steps=0,
         kept_step=None,
         pseudo_labelled=Chosen([], None, frozenset()),
         pretraining_steps=0,
         chosen=frozenset(),
-        old_priors=told.old,
-        new_priors=told.new,
     )
 
 

@@ -10,6 +10,12 @@ PARTS = ("finetune", "joint", "replay", "er-ace", "der", "lwf", "ewc", "si", "ma
 #: daemon does it by itself when the label mix has moved.
 PRIORS: Final = "priors"
 
+#: Nor is this one: the parent is left as it is, to be judged again on the labels that have come since it learned.
+AS_IS: Final = "as-is"
+
+#: What a run may do that learns nothing.
+UNLEARNING = frozenset({PRIORS, AS_IS})
+
 #: Parts that learn from the replayed rows too.
 REPLAYING = frozenset({"joint", "replay", "er-ace", "der"})
 
@@ -35,6 +41,11 @@ def canonical(method: str) -> str:
             "priors only follows the label mix, and would never learn anything new; the daemon does it by itself when "
             "the mix moves, so say how it is to learn: der is the default"
         )
+    if AS_IS in parts:
+        raise ValueError(
+            "as-is only judges a candidate again, and would never learn anything new; the daemon does it by itself, so "
+            "say how it is to learn: der is the default"
+        )
     for part in parts:
         if part not in PARTS:
             raise ValueError(f"{part!r} is no way to learn; {_nearest(part)}")
@@ -46,12 +57,12 @@ def canonical(method: str) -> str:
 
 
 def of_a_run(method: str) -> str:
-    """What a run does: `canonical`, or `priors`.
+    """What a run does: `canonical`, or one of those that learn nothing.
 
     Raises:
         ValueError: neither; says why.
     """
-    return method if method == PRIORS else canonical(method)
+    return method if method in UNLEARNING else canonical(method)
 
 
 def replays(method: str) -> bool:

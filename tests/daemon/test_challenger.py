@@ -3,38 +3,67 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from daemon.config import Config
+from daemon.config import Config, GateConfig, TriggersConfig
+from daemon.gate.chance import p_greater
 from daemon.records import utc
 from daemon.registry import Registry
+from daemon.training import FURTHER_LOOK
 from daemon.triggers import Firing
 from learners.device import resolve
 from learners.job import Example, Judged, read_rows
 from learners.judging import answers
 from learners.model import load
+from learners.selection import chooses
 from learners.snapshot import read_job
 from tests.daemon.streams import label_row
 from tests.daemon.test_controller import NOW, Desk, ask, score_row
 
 
+def doubting(config: Config, **triggers: Any) -> Config:
+    """Nothing is ever proved to its gate."""
+    gate = config.gate.model_copy(update={"alpha": 1e-9})
+    return config.model_copy(update={"gate": gate, "triggers": config.triggers.model_copy(update=triggers)})
+
+
 @pytest.fixture
 def desk(config: Config) -> Any:
-    """Nothing is ever proved to its gate."""
-    desk = Desk(config.model_copy(update={"gate": config.gate.model_copy(update={"alpha": 1e-9})}))
+    """One whose gate doubts everything, and that judges nothing again."""
+    desk = Desk(doubting(config, min_labels=10_000))
     yield desk
     desk.close()
 
 
 def begin(desk: Desk, start: int, end: int) -> Path:
     """Give it texts in slang with their labels, and ask for a run; returns its directory."""
+    feed(desk, start, end)
+    ask(desk, "learn", by="Ada")
+    return at_work(desk)
+
+
+def feed(desk: Desk, start: int, end: int) -> None:
     numbers = range(start, end)
     desk.step([score_row(n, slang=True) for n in numbers], [label_row(n, slang=True) for n in numbers])
-    ask(desk, "learn", by="Ada")
+
+
+def at_work(desk: Desk) -> Path:
+    """The directory of the run that is under way."""
     learner = desk.controller.training.learner
     assert learner is not None
     return learner.directory
+
+
+def conclude(desk: Desk) -> dict[str, Any]:
+    """Wait for the run that is under way; the job, as it is judged."""
+    training = desk.controller.training
+    number = training.jobs.running().number
+    training.learner.wait(120)
+    desk.step()
+    (job,) = [job for job in training.jobs.all() if job.number == number]
+    return {"state": job.state, **job.decision}
 
 
 def turn_away(desk: Desk, directory: Path, *, unproved: bool) -> None:
@@ -54,9 +83,7 @@ def ids(directory: Path, name: str, group: str = "fresh") -> set[str]:
 def test_the_next_run_goes_on_from_it_and_learns_only_what_is_new(desk, config):
     first = begin(desk, 0, 120)
     judged_first = ids(first, "gate")
-    desk.controller.training.learner.wait(120)
-    desk.step()
-    assert desk.controller.decisions.latest(1)[0]["because"].endswith("; the next run goes on from it")
+    assert conclude(desk)["because"].endswith("; the next run goes on from it")
 
     second = begin(desk, 120, 200)
     job = read_job(second)
@@ -139,3 +166,116 @@ def test_what_it_has_learned_is_not_new_again_after_a_run_that_followed_the_labe
 
     ask(desk, "learn", by="Ada")
     assert "nothing new to learn" in controller.decisions.latest(1)[0]["because"]
+
+
+def test_it_is_judged_again_on_all_labels_that_have_come_since_and_goes_live(config):
+    # Given a candidate that nothing was proved of, and a gate that can be convinced from now on
+    desk = Desk(doubting(config, min_labels=60))
+    first = begin(desk, 0, 120)
+    conclude(desk)
+    desk.close()
+    desk = Desk(config.model_copy(update={"triggers": config.triggers.model_copy(update={"min_labels": 60})}))
+    newest = desk.controller.memory.newest()
+
+    # When labels come: too few at first, then enough; and the daemon is started anew in the middle
+    feed(desk, 120, 170)
+    assert desk.controller.training.learner is None
+    feed(desk, 170, 220)
+    again = at_work(desk)
+    desk.close()
+    desk = Desk(desk.config)
+    desk.step()
+    job = read_job(again)
+    since = ids(again, "new")
+    held_out = ids(again, "gate")
+    judgement = conclude(desk)
+
+    # Then it was judged on those of them that were to be learned too, at half of alpha
+    assert (job.method, job.parent, job.champion) == ("as-is", first / "candidate", config.home / "models" / "v1")
+    assert since
+    assert {int(id[1:]) for id in since} <= set(range(120, 220))
+    assert any(int(id[1:]) < 120 for id in held_out)
+    assert judgement["gate"]["fresh"] == len(since) + sum(not chooses(id) for id in held_out)
+    assert judgement["gate"]["settings"]["alpha"] == config.gate.alpha / 2
+
+    # And it is live under its own name, with all that has come since yet to be learned
+    champion = desk.controller.champion
+    assert (champion.version, champion.parent, champion.newest_example) == ("v2", "v1", newest)
+    manifest = Registry(config.home / "models").manifest("v2")
+    assert (manifest.job, manifest.trigger, manifest.method) == ("job-00001", "manual", config.learning.method)
+    assert manifest.decision["fresh"] == judgement["gate"]["fresh"]
+    ask(desk, "learn", by="Ada")
+    assert since <= ids(at_work(desk), "new")
+    assert read_job(at_work(desk)).parent == config.home / "models" / "v2"
+    desk.close()
+
+
+def test_each_further_look_takes_twice_the_labels_and_what_is_not_proved_is_gone_on_from(config):
+    desk = Desk(doubting(config, min_labels=50))
+    turn_away(desk, begin(desk, 0, 120), unproved=False)
+    first = begin(desk, 120, 180)
+    conclude(desk)
+
+    feed(desk, 180, 245)
+    assert conclude(desk)["because"].endswith("; the next run goes on from it")
+    feed(desk, 245, 280)
+    assert desk.controller.training.learner is None
+    feed(desk, 280, 320)
+    assert read_job(at_work(desk)).method == "as-is"
+    conclude(desk)
+    assert [job.version for job in desk.controller.training.jobs.looks("v3")] == ["v3", "v3"]
+    ask(desk, "learn", by="Ada")
+    assert read_job(at_work(desk)).parent == first / "candidate"
+    desk.close()
+
+
+@pytest.mark.parametrize("state", ["rejected", "promoted"])
+def test_one_that_was_harmful_when_judged_again_or_went_live_and_came_back_is_not_gone_on_from(config, state):
+    desk = Desk(doubting(config, min_labels=50))
+    first = begin(desk, 0, 120)
+    conclude(desk)
+    feed(desk, 120, 185)
+    training = desk.controller.training
+    training.stop()
+    details = {"gate": {"unproved": False}, "report": {"method": "as-is"}}
+    training.jobs.close(training.jobs.running(), state, {"because": "a test", **details})
+    training.tidy()
+    assert not (first / "candidate").exists()
+
+    ask(desk, "learn", by="Ada")
+    assert read_job(at_work(desk)).parent == config.home / "models" / "v1"
+    desk.close()
+
+
+def test_texts_that_it_may_have_learned_under_the_champions_word_prove_nothing(config):
+    learning = config.learning.model_copy(
+        update={"pseudo_labels": config.learning.pseudo_labels.model_copy(update={"enabled": True})}
+    )
+    desk = Desk(doubting(config, min_labels=50).model_copy(update={"learning": learning}))
+    turn_away(desk, begin(desk, 0, 120), unproved=True)
+    (made,) = desk.controller.training.jobs.all()
+    moments = {n: utc(made.created_at + (60 if n >= 160 else -60)).isoformat() for n in range(120, 200)}
+    scores = [score_row(n, slang=True, timestamp=moments[n]) for n in moments]
+    desk.step(scores, [label_row(n, slang=True) for n in moments], NOW + 2 * 86_400)
+    since = ids(at_work(desk), "new")
+    assert since
+    assert all(int(id[1:]) >= 160 for id in since)
+    desk.close()
+
+
+def test_the_looks_together_let_few_through_that_are_no_better():
+    # Brier scores differ about as much as on real streams; a hundred held-out labels, then all of 800 that come.
+    random = np.random.default_rng(0)
+    gate, triggers = GateConfig(), TriggersConfig()
+    looks = [triggers.min_labels * 2**look for look in range(4)]
+    through = {"as good": 0, "a little worse": 0, "better": 0}
+    for means, name in ((0.0, "as good"), (-0.006, "a little worse"), (0.018, "better")):
+        for stream in range(200):
+            differences = random.normal(means, 0.2, 100 + looks[-1])
+            alphas = [gate.alpha, *[gate.alpha * FURTHER_LOOK] * len(looks)]
+            ends = [100, *(100 + look for look in looks)]
+            found = (p_greater(differences[:end], stream) < alpha for end, alpha in zip(ends, alphas, strict=True))
+            through[name] += any(found)
+    assert through["as good"] < 60
+    assert through["a little worse"] < 25
+    assert through["better"] > 160

@@ -167,7 +167,7 @@ def written(report: dict[str, Any], series: Series, directory: Path) -> tuple[st
 def test_a_newcomer_reads_the_outcome_in_the_first_line(tmp_path: Path) -> None:
     html, elements = written(a_report(), a_series(), tmp_path)
     assert "Learning from the stream raised macro-F1 from 0.43 to 0.68." in elements.text
-    for shown in ("0.684", "0.431", "+0.253", "accuracy 0.810", "of 2 trained", "1 min 20 s", "v3", "better on 80"):
+    for shown in ("0.684", "0.431", "+0.253", "accuracy 0.810", "of 2 candidates", "1 min 20 s", "v3", "better on 80"):
         assert shown in html
 
 

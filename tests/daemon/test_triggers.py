@@ -185,6 +185,22 @@ def test_a_mix_that_nothing_is_known_of_is_not_followed() -> None:
     assert done == "none: 99 texts from before say what the mix was, and it takes 100"
 
 
+def test_a_candidate_that_was_not_proved_is_judged_again_each_time_with_twice_the_labels() -> None:
+    unproved = replace(QUIET, unproved="v7", labels_since_unproved=199, looks=1)
+    assert decide(unproved, CONFIG) is None
+    assert firing(replace(unproved, looks=0)).trigger == "proof"
+    told = firing(replace(unproved, labels_since_unproved=200))
+    assert (told.outcome, told.reason) == ("fired", "200 labels since v7 learned may prove it better")
+
+
+def test_judging_again_learns_nothing_waits_for_no_pace_and_comes_before_learning_on() -> None:
+    unproved = replace(LABELS, unproved="v7", labels_since_unproved=1_000, learned=(QUIET.now,) * 4, fresh_held_out=0)
+    assert firing(unproved).trigger == "proof"
+    assert firing(replace(unproved, new_labels=0)).outcome == "fired"
+    assert firing(replace(unproved, manual="Ada")).trigger == "manual"
+    assert firing(replace(unproved, running=True)).held_by == "running"
+
+
 def test_the_cooldown_ends_on_the_second() -> None:
     assert firing(replace(LABELS, learned=(LABELS.now - 1_800.0,))).outcome == "fired"
     assert firing(replace(LABELS, learned=(LABELS.now - 1_799.9,))).held_by == "cooldown"
