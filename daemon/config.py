@@ -438,11 +438,6 @@ class LearningConfig(Section):
     pseudo_labels: PseudoLabelsConfig = PseudoLabelsConfig()
     pretraining: PretrainingConfig = PretrainingConfig()
 
-    @property
-    def chooses(self) -> bool:
-        """Whether a run chooses something on a part of the held-out examples, see `learners.selection`."""
-        return self.calibrate or self.interpolate or self.early_stopping or self.pseudo_labels.enabled
-
 
 class GateConfig(Section):
     """What a candidate must show before it goes live."""

@@ -346,7 +346,6 @@ class Controller:
             now=now,
             running=running,
             new_labels=self.memory.count("learn", since=tried),
-            fresh_held_out=self.memory.to_judge_on(champion.newest_example, chosen_on=self._config.learning.chooses),
             needed_held_out=self._config.gate.min_examples,
             drift=self._calling(drift) if drift else None,
             labels_since_drift=self._labels_of(drift, since=tried) if drift else 0,

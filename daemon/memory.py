@@ -15,7 +15,6 @@ from daemon.config import MemoryConfig
 from daemon.diversity import spread
 from daemon.hashing import unit_hash
 from learners.job import Example
-from learners.selection import chooses
 
 Share = Literal["learn", "gate", "audit"]
 
@@ -132,13 +131,6 @@ class Memory:
     def labels_after(self, number: int) -> dict[str, str]:
         """By id, the labels of the examples stored after `number`, of every share."""
         return dict(self._db.execute("SELECT id, label FROM examples WHERE seq > ?", (number,)).fetchall())
-
-    def to_judge_on(self, since: int, *, chosen_on: bool) -> int:
-        """Gate examples stored after number `since` that a run leaves to the gate, if others are `chosen_on`."""
-        if not chosen_on:
-            return self.count("gate", since=since)
-        ids = self._db.execute("SELECT id FROM examples WHERE share = 'gate' AND seq > ?", (since,))
-        return sum(not chooses(id) for (id,) in ids)
 
     def evict(self) -> int:
         """Bring every part within its bound; returns how many examples were dropped."""

@@ -178,7 +178,7 @@ class Training:
 
     def start(self, firing: Firing, champion: Champion, now: float) -> Job:
         """Record a job and write its directory; `supervise` starts the learner once the step is committed."""
-        challenger = self.challenger(champion)
+        challenger = None if starts_afresh(self._config.learning.method) else self.challenger(champion)
         job = self.jobs.add(
             version=self._next_version(),
             parent=champion.version,
@@ -249,24 +249,22 @@ class Training:
         )
 
     def challenger(self, champion: Champion) -> Job | None:
-        """The job whose candidate the next run goes on from, instead of learning all that it knew once more.
+        """The job whose candidate may still be proved, and is gone on from instead of learning all that it knew again.
 
-        That is the last candidate, if the gate found nothing to say against it but that it was no better than this
-        champion beyond chance, and no worse.
+        That is the last candidate, if the gate found nothing to say against it but that it was not proved to be better
+        than this champion.
         """
         kept = self._kept()
-        if kept is None or starts_afresh(self._config.learning.method):
-            return None
-        usable = kept.parent in self._alike(champion.version) and (self._path(kept) / CANDIDATE).is_dir()
+        usable = kept and kept.parent in self._alike(champion.version) and (self._path(kept) / CANDIDATE).is_dir()
         return kept if usable else None
 
     def _kept(self) -> Job | None:
-        """The last job that learned and is done, if its candidate may be gone on from, whenever it was judged."""
+        """The last job that learned and is done, if its candidate lacked nothing but proof whenever it was judged."""
         last = self.jobs.last_learning(but="running")
         if last is None:
             return None
         looks = [look.decision for look in self.jobs.looks(last.version) if "gate" in (look.decision or {})]
-        return last if all(_may_be_gone_on_from(decision or {}) for decision in (last.decision, *looks)) else None
+        return last if all(_unproved(decision or {}) for decision in (last.decision, *looks)) else None
 
     def _alike(self, version: str) -> Iterator[str]:
         """The version, and those that it came of by doing nothing but following the label mix: it has their weights."""
@@ -390,7 +388,7 @@ class Training:
         )
         details = {"gate": verdict.as_dict(), "report": report.model_dump()}
         if not verdict.promoted:
-            more = "; the next run goes on from it" if _may_be_gone_on_from(details) else ""
+            more = "; labels that come may prove it" if _unproved(details) else ""
             return Judgement(job, "rejected", f"{verdict.because}{more}", details, report.seconds)
         # The decision is made: what the audit says is only written down beside it.
         audited = list(read_rows(path / "audited.jsonl", Judged)) if (path / "audited.jsonl").exists() else []
@@ -450,9 +448,6 @@ def _job(row: Sequence[Any]) -> Job:
     return Job(number, version, parent, trigger, reason, state, created_at, newest_example, loaded, challenger)
 
 
-def _may_be_gone_on_from(details: Mapping[str, Any]) -> bool:
-    """Whether the judgement with these details leaves a candidate that learned on and lacked nothing but proof."""
-    if not details.get("gate", {}).get("unproved"):
-        return False
-    method = details["report"]["method"]
-    return method != PRIORS and not starts_afresh(method)
+def _unproved(details: Mapping[str, Any]) -> bool:
+    """Whether the judgement with these details leaves a candidate that learned, and lacked nothing but proof."""
+    return bool(details.get("gate", {}).get("unproved")) and details["report"]["method"] != PRIORS

@@ -39,8 +39,7 @@ class Situation:
         now: the stream's clock.
         running: a run is under way.
         new_labels: examples to learn since the last run began.
-        fresh_held_out: held-out examples since the champion learned: what the gate can judge on.
-        needed_held_out: how many of those the gate needs.
+        needed_held_out: how many held-out examples the gate needs.
         drift: what an alarm since the champion went live says, and the harm it did; None without one that did harm.
         labels_since_drift: examples to learn whose texts came after that alarm.
         mix: what an alarm of the label mix since the champion went live says; None without one.
@@ -61,7 +60,6 @@ class Situation:
     now: float
     running: bool
     new_labels: int
-    fresh_held_out: int
     needed_held_out: int
     drift: str | None
     labels_since_drift: int
@@ -166,8 +164,6 @@ def _hold(trigger: TriggerName, situation: Situation, config: TriggersConfig) ->
     needed = config.min_labels * 2 ** min(situation.rejections, MAX_DOUBLINGS)
     if situation.new_labels < needed:
         return "labels", f"{situation.new_labels} of {needed} new labels"
-    if situation.fresh_held_out < situation.needed_held_out:
-        return "held_out", f"{situation.fresh_held_out} of {situation.needed_held_out} held-out labels for the gate"
     return _hold_pace(situation.learned, situation.now, config)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from daemon.config import GateConfig
 from daemon.gate.answers import Answers, brier, mean
 from daemon.gate.calibration import judge_calibration
-from daemon.gate.chance import p_greater
+from daemon.gate.chance import p_greater, p_more_often
 from daemon.gate.invariance import judge_invariance
 from daemon.gate.slices import Comparison, judge_slices, worst
 from learners.job import Judged
@@ -16,11 +16,13 @@ from learners.job import Judged
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The decision with its numbers. `p_better` and `p_worse` are the paired test on the fresh examples.
+    """The decision with its numbers. `p_better` is the paired test on the fresh examples; `p_worse` the smaller p-value
+    of the same the other way round, and of accuracy that fell.
 
-    `unproved` is a candidate that was turned away only because it was no better beyond chance: it was no worse beyond
-    chance either, and nothing else speaks against it. On `selected` held-out examples nothing was judged, or only what
-    was forgotten. `settings` are the gate's: with them an auditor can decide again.
+    `unproved` is a candidate that was turned away only because the fresh examples were too few, or it was no better on
+    them beyond chance: it was no worse beyond chance either, and nothing else speaks against it. On `selected` held-out
+    examples nothing was judged, or only what was forgotten. `settings` are the gate's: with them an auditor can
+    decide again.
     """
 
     promoted: bool
@@ -80,7 +82,7 @@ def judge(
         parent_brier=mean(parent_brier),
         candidate_brier=mean(candidate_brier),
         p_better=p_greater(parent_brier - candidate_brier, seed),
-        p_worse=p_greater(candidate_brier - parent_brier, seed),
+        p_worse=min(p_greater(candidate_brier - parent_brier, seed), p_more_often(parent_right, candidate_right)),
         slowdown=slowdown,
         slices=judge_slices(old, labels, config, seed, unused=unused),
         # Old and fresh together: the error of few examples is mostly chance. Knowing nothing is never too sure.
@@ -102,14 +104,11 @@ def _is_broken(row: Judged) -> bool:
 
 
 def _decide(verdict: Verdict, config: GateConfig) -> Verdict:
-    if verdict.fresh < config.min_examples:
-        because = f"only {verdict.fresh} fresh held-out labels; gate.min_examples is {config.min_examples}"
-        return replace(verdict, because=because)
     harm = _harm(verdict, config)
-    if not verdict.p_better < config.alpha:
-        because = f"no better beyond chance: {_change(verdict)}, p = {verdict.p_better:.3f}"
-        unproved = harm is None and verdict.p_worse >= config.alpha
-        return replace(verdict, because=because, unproved=unproved)
+    if (lacking := _lacking(verdict, config)) is not None:
+        return replace(verdict, because=lacking, unproved=harm is None and verdict.p_worse >= config.alpha)
+    if verdict.parent_accuracy - verdict.candidate_accuracy > config.slice_tolerance:
+        return replace(verdict, because=f"surer but less accurate: {_change(verdict)}")
     if harm is not None:
         return replace(verdict, because=harm)
     lowest = worst(verdict.slices)
@@ -117,10 +116,17 @@ def _decide(verdict: Verdict, config: GateConfig) -> Verdict:
     return replace(verdict, promoted=True, because=f"{_change(verdict)}, p = {verdict.p_better:.4f}{kept}")
 
 
+def _lacking(verdict: Verdict, config: GateConfig) -> str | None:
+    """What is missing to the proof that it is better; None when nothing is."""
+    if verdict.fresh < config.min_examples:
+        return f"only {verdict.fresh} fresh held-out labels; gate.min_examples is {config.min_examples}"
+    if not verdict.p_better < config.alpha:
+        return f"no better beyond chance: {_change(verdict)}, p = {verdict.p_better:.3f}"
+    return None
+
+
 def _harm(verdict: Verdict, config: GateConfig) -> str | None:
-    """What the candidate would do worse than the champion, the first thing found; None without any."""
-    if verdict.parent_accuracy - verdict.candidate_accuracy > config.slice_tolerance:
-        return f"surer but less accurate: {_change(verdict)}"
+    """What the candidate would do worse than the champion besides, the first thing found; None without any."""
     if bad := worst([one for one in verdict.slices if not one.passed]):
         return f"forgets {bad.name}: {_step(bad)} on {bad.examples} examples"
     if (calibration := verdict.calibration) and not calibration.passed:

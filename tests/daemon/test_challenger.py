@@ -1,4 +1,4 @@
-"""A candidate that lacked nothing but proof: the next run goes on from it."""
+"""A candidate that lacked nothing but proof: it is judged again, and the next run goes on from it."""
 
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ def ids(directory: Path, name: str, group: str = "fresh") -> set[str]:
 def test_the_next_run_goes_on_from_it_and_learns_only_what_is_new(desk, config):
     first = begin(desk, 0, 120)
     judged_first = ids(first, "gate")
-    assert conclude(desk)["because"].endswith("; the next run goes on from it")
+    assert conclude(desk)["because"].endswith("; labels that come may prove it")
 
     second = begin(desk, 120, 200)
     job = read_job(second)
@@ -125,10 +125,17 @@ def test_one_whose_files_are_gone_is_done_without(desk, config):
     assert read_job(begin(desk, 120, 200)).parent == config.home / "models" / "v1"
 
 
-def test_joint_training_starts_afresh_whatever_came_before(config):
-    desk = Desk(config.model_copy(update={"learning": config.learning.model_copy(update={"method": "joint"})}))
-    turn_away(desk, begin(desk, 0, 120), unproved=True)
-    assert read_job(begin(desk, 120, 200)).parent == config.home / "models" / "v1"
+def test_joint_training_starts_afresh_whatever_came_before_and_may_be_proved_later_too(config):
+    learning = config.learning.model_copy(update={"method": "joint"})
+    desk = Desk(doubting(config.model_copy(update={"learning": learning}), min_labels=50))
+    first = begin(desk, 0, 120)
+    turn_away(desk, first, unproved=True)
+    feed(desk, 120, 185)
+    again = at_work(desk)
+    assert (read_job(again).method, read_job(again).parent) == ("as-is", first / "candidate")
+    turn_away(desk, again, unproved=True)
+    ask(desk, "learn", by="Ada")
+    assert (read_job(at_work(desk)).method, read_job(at_work(desk)).parent) == ("joint", config.home / "models" / "v1")
     desk.close()
 
 
@@ -217,7 +224,7 @@ def test_each_further_look_takes_twice_the_labels_and_what_is_not_proved_is_gone
     conclude(desk)
 
     feed(desk, 180, 245)
-    assert conclude(desk)["because"].endswith("; the next run goes on from it")
+    assert conclude(desk)["because"].endswith("; labels that come may prove it")
     feed(desk, 245, 280)
     assert desk.controller.training.learner is None
     feed(desk, 280, 320)

@@ -25,7 +25,6 @@ QUIET = Situation(
     now=10 * DAY,
     running=False,
     new_labels=500,
-    fresh_held_out=30,
     needed_held_out=30,
     drift=None,
     labels_since_drift=0,
@@ -84,7 +83,6 @@ def test_each_trigger_fires_with_its_reason(trigger: str, reason: str) -> None:
         ({"running": True}, "running"),
         ({"new_labels": 0}, "no_labels"),
         ({"new_labels": 99}, "labels"),
-        ({"fresh_held_out": 29}, "held_out"),
         ({"learned": (10 * DAY - 1_799.0,)}, "cooldown"),
         ({"learned": (9.01 * DAY, 9.2 * DAY, 9.4 * DAY, 9.6 * DAY)}, "budget"),
     ],
@@ -114,7 +112,6 @@ def test_the_reasons_for_holding_name_the_numbers() -> None:
         "there is nothing new to learn": {"new_labels": 0},
         "99 of 100 new labels": {"new_labels": 99},
         "249 of 250 labels from after the drift": {"labels_since_drift": 249},
-        "29 of 30 held-out labels for the gate": {"fresh_held_out": 29},
         "the last run began 60 s ago; the cooldown is 1800 s": {"learned": (10 * DAY - 60,)},
         "4 runs in 24 hours; the budget is 4": {"learned": tuple(9.5 * DAY + n for n in range(4))},
     }
@@ -124,9 +121,7 @@ def test_the_reasons_for_holding_name_the_numbers() -> None:
 
 
 def test_following_the_label_mix_learns_nothing_and_waits_for_no_labels_to_learn() -> None:
-    assert firing(replace(MIX, new_labels=0, fresh_held_out=0, rejections=3)) == Firing(
-        "mix", "fired", "share of negative rose"
-    )
+    assert firing(replace(MIX, new_labels=0, rejections=3)) == Firing("mix", "fired", "share of negative rose")
 
 
 @pytest.mark.parametrize(
@@ -194,7 +189,7 @@ def test_a_candidate_that_was_not_proved_is_judged_again_each_time_with_twice_th
 
 
 def test_judging_again_learns_nothing_waits_for_no_pace_and_comes_before_learning_on() -> None:
-    unproved = replace(LABELS, unproved="v7", labels_since_unproved=1_000, learned=(QUIET.now,) * 4, fresh_held_out=0)
+    unproved = replace(LABELS, unproved="v7", labels_since_unproved=1_000, learned=(QUIET.now,) * 4)
     assert firing(unproved).trigger == "proof"
     assert firing(replace(unproved, new_labels=0)).outcome == "fired"
     assert firing(replace(unproved, manual="Ada")).trigger == "manual"
@@ -259,7 +254,6 @@ situations = st.builds(
     now=st.just(10 * DAY),
     running=st.booleans(),
     new_labels=st.integers(0, 2_000),
-    fresh_held_out=st.integers(0, 60),
     needed_held_out=st.just(30),
     drift=st.none() | st.just("drift"),
     labels_since_drift=st.integers(0, 500),
@@ -281,7 +275,6 @@ def test_no_run_ever_starts_beside_another_or_over_the_budget_unless_a_person_as
         assert situation.new_labels > 0
         if decided.trigger != "manual":
             assert situation.new_labels >= CONFIG.min_labels
-            assert situation.fresh_held_out >= 30
             assert not situation.learned or situation.now - situation.learned[-1] >= CONFIG.cooldown
             assert sum(situation.now - moment < DAY for moment in situation.learned) < CONFIG.daily_budget
     if decided is not None and decided.outcome == "held":
