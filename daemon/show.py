@@ -1,7 +1,7 @@
 """What the commands that look at a daemon print."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -13,7 +13,7 @@ from daemon.records import utc
 from daemon.registry import Manifest, Registry
 from daemon.show_verdict import print_audit, print_verdict
 from daemon.state import StateError
-from daemon.status import doubtful, status, turned_away
+from daemon.status import doubtful, judged, status
 from daemon.training import Job
 
 
@@ -54,9 +54,9 @@ def print_version(config: Config, version: str, console: Console, *, as_json: bo
         RegistryError: there was never such a version.
     """
     registry = Registry(config.home / "models")
-    job = None if registry.has(version) else turned_away(config, version)
-    if job is not None:
-        _print_turned_away(job, console, as_json=as_json)
+    jobs = judged(config, version)
+    if jobs and not registry.has(version):
+        _print_turned_away(jobs, console, as_json=as_json)
         return
     manifest = registry.manifest(version)
     if as_json:
@@ -70,25 +70,40 @@ def print_version(config: Config, version: str, console: Console, *, as_json: bo
     console.print(f"model   sha256 {manifest.sha256}")
     console.print(f"data    sha256 {manifest.data_sha256}")
     console.print(f"why     {decision.get('because', 'the first model')}", markup=False)
+    _print_judgements(jobs, console)
     if "slices" in decision:
         print_verdict(decision, console)
     if "audit" in decision:
         print_audit(decision["audit"], console)
 
 
-def _print_turned_away(job: Job, console: Console, *, as_json: bool) -> None:
-    decision = job.decision or {}
+def _print_turned_away(jobs: Sequence[Job], console: Console, *, as_json: bool) -> None:
+    made, last = jobs[0], jobs[-1]
+    decision = last.decision or {}
     if as_json:
-        story = {"version": job.version, "parent": job.parent, "challenger": job.challenger, "trigger": job.trigger}
-        console.print_json(json.dumps({**story, "state": job.state, "job": job.name, "decision": decision}))
+        story = {"version": made.version, "parent": last.parent, "challenger": made.challenger, "trigger": made.trigger}
+        judgements = [{"job": job.name, "because": _because(job)} for job in jobs]
+        more = {"state": last.state, "job": made.name, "judgements": judgements, "decision": decision}
+        console.print_json(json.dumps({**story, **more}))
         return
-    console.print(f"{job.version}, from {job.parent}, never live: {job.state} ({job.name}, trigger {job.trigger})")
-    _print_challenger(job.challenger, console)
-    if report := decision.get("report"):
+    console.print(f"{made.version}, from {last.parent}, never live: {last.state} ({made.name}, trigger {made.trigger})")
+    _print_challenger(made.challenger, console)
+    if report := (made.decision or {}).get("report"):
         console.print(f"data    sha256 {report['data_sha256']}, method {report['method']}, seed {report['seed']}")
-    console.print(f"why     {decision.get('because', '')}", markup=False)
+    console.print(f"why     {_because(last)}", markup=False)
+    _print_judgements(jobs, console)
     if gate := decision.get("gate"):
         print_verdict(gate, console)
+
+
+def _print_judgements(jobs: Sequence[Job], console: Console) -> None:
+    """What was said before, of one that was judged again; the last one is told at length."""
+    for job in jobs[:-1]:
+        console.print(f"before  {_because(job)} ({job.name})", markup=False)
+
+
+def _because(job: Job) -> str:
+    return str((job.decision or {}).get("because", ""))
 
 
 def _print_challenger(challenger: str | None, console: Console) -> None:

@@ -36,15 +36,17 @@ def doubtful(config: Config, cause: str | None) -> list[Doubt]:
         db.close()
 
 
-def turned_away(config: Config, version: str) -> Job | None:
-    """The job whose candidate was to be `version` and never went live; None when there is none such."""
+def judged(config: Config, version: str) -> list[Job]:
+    """The jobs that are done and whose candidate was `version`: the one that made it, then those that judged it again.
+
+    Empty where no job of this state has made it.
+    """
     path = config.home / "state.db"
     if not path.is_file():
-        return None
+        return []
     db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
     try:
-        found = [job for job in Jobs(db).all() if job.version == version and job.state in ("rejected", "failed")]
-        return found[-1] if found else None
+        return [job for job in Jobs(db).all() if job.version == version and job.state != "running"]
     except sqlite3.DatabaseError as error:
         raise _unreadable(path, error) from error
     finally:

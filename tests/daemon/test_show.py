@@ -239,6 +239,30 @@ def test_what_a_candidate_went_on_from_is_shown(busy: Config) -> None:
     assert as_json["challenger"] == "v3"
 
 
+def test_all_that_was_said_of_a_candidate_that_was_judged_again_is_shown(busy: Config) -> None:
+    db = open_home(busy)
+    (made,) = Jobs(db).all()
+    told = {"gate": VERDICT.as_dict(), "report": {"data_sha256": "1" * 64, "method": "der", "seed": 3}}
+    Jobs(db).close(made, "rejected", {"because": "too little", **told})
+    firing = Firing("proof", "fired", "100 labels since")
+    again = Jobs(db).add(version="v3", parent="v2", firing=firing, created_at=MADE.timestamp(), newest_example=30)
+    as_is = {**told["report"], "method": "as-is"}
+    Jobs(db).close(again, "rejected", {"because": "still too little", "gate": told["gate"], "report": as_is})
+    db.close()
+
+    shown = printed(lambda console: print_version(busy, "v3", console, as_json=False))
+    as_json = json.loads(printed(lambda console: print_version(busy, "v3", console, as_json=True)))
+    assert "v3, from v2, never live: rejected (job-00001, trigger drift)" in shown
+    assert "method der" in shown
+    assert shown.index("why     still too little") < shown.index("before  too little (job-00001)")
+    assert [one["because"] for one in as_json["judgements"]] == ["too little", "still too little"]
+
+    add_version(busy, "v3", "v2", VERDICT.as_dict())
+    assert "before  too little (job-00001)" in printed(
+        lambda console: print_version(busy, "v3", console, as_json=False)
+    )
+
+
 def test_an_audit_is_shown_with_the_slice_that_fell(fitted: Config) -> None:
     fell = Comparison("source [blog]", 40, 0.9, 0.5, 0.001, False)
     audited = Audit(
