@@ -36,15 +36,10 @@ def canonical(method: str) -> str:
         ValueError: a part is unknown or named twice, or two of them do not go together; says which and why.
     """
     parts = [part.strip() for part in method.split("+")]
-    if PRIORS in parts:
+    if nothing := sorted(UNLEARNING.intersection(parts)):
         raise ValueError(
-            "priors only follows the label mix, and would never learn anything new; the daemon does it by itself when "
-            "the mix moves, so say how it is to learn: der is the default"
-        )
-    if AS_IS in parts:
-        raise ValueError(
-            "as-is only judges a candidate again, and would never learn anything new; the daemon does it by itself, so "
-            "say how it is to learn: der is the default"
+            f"{nothing[0]} would never learn anything; the daemon does it by itself when there is cause, so say how "
+            "it is to learn: der is the default"
         )
     for part in parts:
         if part not in PARTS:

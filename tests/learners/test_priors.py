@@ -157,7 +157,7 @@ def test_too_little_to_tell_the_mix_by_is_said(job, model, tmp_path, since, says
 
 
 def test_a_first_model_has_no_bias_to_move(job):
-    with pytest.raises(ValidationError, match="a first model has none"):
+    with pytest.raises(ValidationError, match="priors keeps the weights of a parent"):
         Job.model_validate(job.model_dump() | {"method": "priors"})
 
 
