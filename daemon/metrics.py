@@ -185,7 +185,7 @@ class Metrics:
         )
         self.training_runs = self._counter(
             "relearnd_training_runs_total",
-            "Training runs that ended, by what became of the candidate.",
+            "Runs that ended, by what became of the candidate; one that is judged again is counted each time.",
             {"outcome": ("promoted", "rejected", "failed")},
         )
         self.training_running = self._gauge("relearnd_training_running", "1 while a learner runs, else 0.")

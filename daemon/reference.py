@@ -104,9 +104,9 @@ _QUERIES = {
     ),
     "Live accuracy against a week ago": "relearnd_live_accuracy - relearnd_live_accuracy offset 7d",
     "Drift alarms a day, by kind": "sum by (kind) (increase(relearnd_drift_alarms_total[1d]))",
-    "Share of training runs whose candidate was promoted": (
-        'sum(increase(relearnd_training_runs_total{outcome="promoted"}[7d])) / '
-        "sum(increase(relearnd_training_runs_total[7d]))"
+    "Share of candidates that went live, at once or when they were judged again": (
+        "sum(increase(relearnd_promotions_total[7d])) / "
+        'sum(increase(relearnd_triggers_total{outcome="fired", trigger!="proof"}[7d]))'
     ),
     "Which versions score now; more than one row for longer than a swap takes means that a scorer is stuck": (
         "count by (version) (relearnd_model_info)"
