@@ -144,9 +144,9 @@ def print_status(config: Config, console: Console, *, as_json: bool) -> None:
         console.print(f"estimated accuracy {estimated['accuracy']:.3f} ({between}), from the champion's confidence")
     console.print("memory    " + ", ".join(f"{part} {count}" for part, count in found["memory"].items()))
     if learning:
-        console.print(
-            f"learning  {learning['version']}, {learning['progress']:.0%}: {learning['because']}", markup=False
-        )
+        version, progress = learning["version"], learning["progress"]
+        busy = f"judging   {version} again" if progress is None else f"learning  {version}, {progress:.0%}"
+        console.print(f"{busy}: {learning['because']}", markup=False)
     for decision in found["decisions"]:
         moment = f"{utc(decision['at']):%Y-%m-%d %H:%M:%S}"
         console.print(f"{moment}  {decision['kind']:15} {decision['because']}", markup=False)

@@ -87,7 +87,7 @@ def status(config: Config) -> Mapping[str, Any]:
             else {
                 "version": job.version,
                 "because": job.reason,
-                "progress": progress.step / progress.steps if progress else 0.0,
+                "progress": None if job.trigger == "proof" else progress.step / progress.steps if progress else 0.0,
             },
             "decisions": Decisions(db).latest(SHOWN),
         }

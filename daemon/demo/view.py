@@ -1,7 +1,7 @@
 """What a person sees of the demo while it runs."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -53,7 +53,7 @@ class Picture:
         """The picture in one line, where there is no terminal."""
         champion = self.status["champion"]["version"] if self.status["champion"] else "none"
         learning = self.status["learning"]
-        busy = f", learning {learning['version']} {learning['progress']:.0%}" if learning else ""
+        busy = f", {learning['version']}: {_progress(learning)}" if learning else ""
         return (
             f"{self.scored}/{self.texts} texts ({self.source}), champion {champion}, "
             f"accuracy live {_share(self.live)} static {_share(self.static)}, {len(self.alerts)} alerts{busy}"
@@ -107,13 +107,17 @@ def _evidence(picture: Picture) -> RenderableType:
     return Panel(table, title="evidence of drift (an alarm at the end of the bar)", title_align="left")
 
 
+def _progress(learning: Mapping[str, Any]) -> str:
+    return "judged again" if learning["progress"] is None else f"learning {learning['progress']:.0%}"
+
+
 def _learning(picture: Picture) -> RenderableType:
     learning = picture.status["learning"]
     if learning is None:
         return Panel(Text("waiting for drift, or for enough labels", style="dim"), title="learner", title_align="left")
     table = Table.grid(padding=(0, 2))
-    bar = ProgressBar(total=1.0, completed=learning["progress"], width=40, complete_style="magenta")
-    table.add_row(Text(learning["version"], style="bold"), bar, f"{learning['progress']:.0%}")
+    bar = ProgressBar(total=1.0, completed=learning["progress"] or 0.0, width=40, complete_style="magenta")
+    table.add_row(Text(learning["version"], style="bold"), bar, _progress(learning))
     table.add_row("", Text(learning["because"], overflow="ellipsis", no_wrap=True), "")
     return Panel(table, title="learner", title_align="left")
 

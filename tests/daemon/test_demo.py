@@ -39,6 +39,16 @@ def test_the_picture_is_drawn_from_the_first_moment_on_and_texts_are_no_markup()
     assert "v2" in said.getvalue()
 
 
+def test_a_candidate_that_is_judged_again_is_not_drawn_as_one_that_learns():
+    again = picture()
+    assert ", v2: learning 50%" in again.line()
+    again.status["learning"]["progress"] = None
+    assert ", v2: judged again" in again.line()
+    said = io.StringIO()
+    Console(file=said, width=100).print(render(again))
+    assert "judged again" in said.getvalue()
+
+
 def test_the_curve_runs_from_nothing_to_all_right():
     assert sparkline([]) == ""
     assert sparkline([False] * 200 + [True] * 200) == "▁" * (POINTS // 2) + "█" * (POINTS // 2)

@@ -342,6 +342,19 @@ def test_a_job_that_has_not_begun_is_at_nothing(busy: Config) -> None:
     assert status(busy)["learning"]["progress"] == 0.0
 
 
+def test_a_candidate_that_is_judged_again_is_not_said_to_learn(busy: Config) -> None:
+    db = open_home(busy)
+    (made,) = Jobs(db).all()
+    Jobs(db).close(made, "rejected", {"because": "too little"})
+    firing = Firing("proof", "fired", "100 labels since v3 learned")
+    Jobs(db).add(version="v3", parent="v2", firing=firing, created_at=MADE.timestamp(), newest_example=30)
+    db.close()
+
+    assert status(busy)["learning"]["progress"] is None
+    shown = printed(lambda console: print_status(busy, console, as_json=False))
+    assert "judging   v3 again: 100 labels since v3 learned" in shown
+
+
 def test_only_the_latest_decisions_are_shown(busy: Config) -> None:
     db = open_home(busy)
     for number in range(30):
