@@ -309,8 +309,7 @@ class Controller:
             self._noticed["schedule_seen"] = now
 
     def _start(self, firing: Firing, champion: Champion, now: float) -> Job:
-        challenger = self.training.challenger(champion)
-        if firing.trigger == "proof" and challenger is not None:
+        if firing.trigger == "proof" and (challenger := self.training.challenger(champion)) is not None:
             return self.training.look_again(firing, champion, challenger, now)
         if firing.trigger != "mix":
             return self.training.start(firing, champion, now)

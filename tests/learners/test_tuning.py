@@ -187,7 +187,7 @@ def test_an_encoder_that_takes_no_prefix_says_so_and_takes_the_others(job, tmp_p
         learn(job, tmp_path / "prefix", tuning="prefix")
     for tuning, rate in (("prompt", 4e-2), ("adapter", 2e-2), ("lora", 2e-2)):
         report = learn(job, tmp_path / tuning, tuning=tuning, epochs=40, learning_rate=rate)
-        assert report.candidate.accuracy > 0.8  # of three classes
+        assert report.candidate.accuracy > 0.9
 
 
 def test_si_cannot_follow_an_adapter(job):
