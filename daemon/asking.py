@@ -3,6 +3,10 @@
 A text is worth asking about when the champion is unsure of it (Settles 2009, "Active Learning Literature Survey"),
 when many of the latest texts are like it (information density: Settles & Craven 2008), and when nothing like it has
 been labelled or asked about yet, which also keeps one round from asking the same thing twice. The three are multiplied.
+
+The product is the chance of being asked about, not a rank: the texts that a model is least sure of are also those that
+people disagree on, and with these alone it learns worse than from texts drawn blindly (Kirsch et al. 2023, "Stochastic
+Batch Acquisition").
 """
 
 import json
@@ -17,6 +21,7 @@ from scipy.spatial.distance import cdist, pdist
 
 from daemon.champion import Champion
 from daemon.config import AskingConfig
+from daemon.hashing import unit_hash
 from daemon.records import LabelRequest
 from daemon.state import Blobs
 from daemon.waiting import Scored, Waiting
@@ -59,11 +64,14 @@ class Pick:
     novelty: float
 
 
-def choose(uncertainty: Values, sketches: Vectors, recent: Vectors, labelled: Vectors, count: int) -> list[Pick]:
-    """The `count` candidates, or fewer, whose labels would help most, the best first.
+def choose(
+    uncertainty: Values, sketches: Vectors, recent: Vectors, labelled: Vectors, count: int, *, draws: Values
+) -> list[Pick]:
+    """Draw `count` candidates, or fewer, each with a chance in proportion to how much its label would help.
 
-    `uncertainty` `[n]` and `sketches` `[n, dimensions]` are the candidates'; `recent` are sketches of the stream as it
-    is now, `labelled` those of texts whose label is known or asked for. All sketches are one model's.
+    `uncertainty` `[n]`, `draws` `[n]`, uniform in [0, 1), and `sketches` `[n, dimensions]` are the candidates';
+    `recent` are sketches of the stream as it is now, `labelled` those of texts whose label is known or asked for. All
+    sketches are one model's.
     """
     if not len(sketches) or len(recent) < 2:
         return []
@@ -72,11 +80,14 @@ def choose(uncertainty: Values, sketches: Vectors, recent: Vectors, labelled: Ve
     # Up to what is typical: beyond, denser is not better, or all questions would go to one heap.
     usual = np.minimum(density / np.median(density), 1.0) if np.median(density) > 0 else density
     nearest: Values = cdist(sketches, labelled).min(axis=1) if len(labelled) else np.full(len(sketches), np.inf)
+    # The largest of weights over exponential times is each with a chance in proportion to its weight (Efraimidis and
+    # Spirakis 2006).
+    waits = np.maximum(-np.log1p(-draws), np.finfo(np.float64).tiny)
     picks: list[Pick] = []
     while len(picks) < count:
         novelty = np.minimum(nearest / (2 * near), 1.0)
         worth = np.where(nearest > DUPLICATE * near, uncertainty * usual * novelty, 0.0)
-        best = int(np.argmax(worth))
+        best = int(np.argmax(worth / waits))
         if worth[best] <= 0:
             break
         picks.append(Pick(best, float(density[best]), float(novelty[best])))
@@ -164,7 +175,9 @@ class Asking:
         sketches = np.array([one.vector for one, _ in seen])
         chances = [json.loads(seen[at][0].probabilities or "{}") for at in open_]
         unsure = np.array([margin(list(one.values())) for one in chances], dtype=np.float64)
-        picks = choose(unsure, sketches[open_], sketches, sketches[np.array(done, dtype=bool)], count)
+        draws = np.array([unit_hash("asking", seen[at][0].id) for at in open_], dtype=np.float64)
+        settled = sketches[np.array(done, dtype=bool)]
+        picks = choose(unsure, sketches[open_], sketches, settled, count, draws=draws)
         return [_request(seen[open_[pick.index]][0], chances[pick.index], pick) for pick in picks]
 
     def _asked_since(self, moment: float) -> int:

@@ -18,47 +18,63 @@ def cloud(count: int, centre: float, spread: float = 1.0) -> np.ndarray:
     return (centre + spread * RANDOM.standard_normal((count, 8))).astype(np.float32)
 
 
+def drawn(unsure: np.ndarray, *of: object, generator: np.random.Generator = RANDOM) -> list[int]:
+    return [pick.index for pick in choose(unsure, *of, draws=generator.random(len(unsure)))]
+
+
 def sketched(number: int, **fields: object) -> dict[str, object]:
     sketch = np.random.default_rng(number).standard_normal(SKETCH_DIMENSIONS).astype(np.float32)
     return score_row(number, sketch=encode_sketch(sketch), **fields)
 
 
-def test_of_texts_alike_the_one_that_the_model_is_unsure_of_is_asked_for():
+def test_what_the_model_is_sure_of_is_not_asked_for():
     recent = cloud(300, 0.0)
     unsure = np.full(50, 0.1)
     unsure[17] = 0.9
     unsure[np.arange(50) != 17] = 0.0
-    assert [pick.index for pick in choose(unsure, recent[:50], recent, NONE, 5)] == [17]
+    assert drawn(unsure, recent[:50], recent, NONE, 5) == [17]
 
 
 def test_one_of_a_kind_waits_for_what_is_typical():
     typical = cloud(200, 0.0, 0.1)
     odd = cloud(1, 50.0)
-    picks = choose(np.full(201, 0.5), np.vstack([typical, odd]), np.vstack([typical, odd]), NONE, 1)
-    assert picks[0].index != 200
-    assert picks[0].density > 1 / 201
+    both = np.vstack([typical, odd])
+    # At equal draws the better reason decides.
+    (first,) = choose(np.full(201, 0.5), both, both, NONE, 1, draws=np.full(201, 0.5))
+    assert first.index != 200
+    assert first.density > 1 / 201
 
 
 def test_what_is_like_something_labelled_gives_way_to_what_is_not():
     known, new = cloud(100, 0.0), cloud(100, 20.0)
     both = np.vstack([known, new])
-    picks = choose(np.full(200, 0.5), both, both, known, 10)
+    picks = drawn(np.full(200, 0.5), both, both, known, 10)
     assert len(picks) == 10
-    assert all(pick.index >= 100 for pick in picks)
+    assert all(pick >= 100 for pick in picks)
 
 
 def test_the_same_story_is_asked_about_once():
     stories = cloud(5, 0.0)
     copies = np.repeat(stories, 40, axis=0)
     recent = np.vstack([copies, cloud(100, 0.0)])
-    picks = choose(np.full(200, 0.5), copies, recent, NONE, 50)
-    assert len({pick.index // 40 for pick in picks}) == len(picks) <= 5
-    assert choose(np.full(200, 0.5), copies, recent, stories, 50) == []
+    picks = drawn(np.full(200, 0.5), copies, recent, NONE, 50)
+    assert len({pick // 40 for pick in picks}) == len(picks) <= 5
+    assert drawn(np.full(200, 0.5), copies, recent, stories, 50) == []
+
+
+def test_a_text_is_drawn_as_often_as_the_model_is_unsure_of_it():
+    # One of each story, far from the others, so that only doubt tells them apart.
+    stories = np.eye(8, dtype=np.float32) * 100
+    unsure = np.array([0.4, 0.2, 0.2, 0.1, 0.1, 0.0, 0.0, 0.0])
+    generator = np.random.default_rng(0)
+    first = [drawn(unsure, stories, stories, NONE, 1, generator=generator)[0] for _ in range(4_000)]
+    # Three standard deviations of a share among so many are 0.024.
+    assert np.bincount(first, minlength=8) / 4_000 == pytest.approx(unsure, abs=0.024)
 
 
 def test_nothing_is_chosen_of_nothing():
-    assert choose(np.empty(0), NONE, NONE, NONE, 5) == []
-    assert choose(np.ones(1), cloud(1, 0.0), cloud(1, 0.0), NONE, 5) == []
+    assert drawn(np.empty(0), NONE, NONE, NONE, 5) == []
+    assert drawn(np.ones(1), cloud(1, 0.0), cloud(1, 0.0), NONE, 5) == []
 
 
 def test_a_tie_is_as_unsure_as_it_gets():
