@@ -167,6 +167,7 @@ def _version(job: Job) -> dict[str, Any]:
         "examples": report.get("examples"),
         "replayed": report.get("replayed"),
         "steps": report.get("steps"),
+        "samples": report.get("samples"),
         "train_seconds": report.get("seconds"),
         "promoted": job.state == "promoted",
         "reason": decision.get("because"),

@@ -303,7 +303,7 @@ class Report(_Strict):
     """`interpolation` is the candidate's share of the way from its parent's weights to the trained ones, if chosen.
 
     `temperature` is what its logits are divided by. `kept_step` is the one whose weights were kept, where early
-    stopping chose one.
+    stopping chose one. `samples` are examples that were gone over, each as often as it was.
     `pseudo_labelled` texts were learned under the parent's word, at `pseudo_label_threshold` of its confidence or more;
     None if no confidence was good enough. `passed_over` were in the job and not gone over. `pretraining_steps` came
     before `steps`. `trained_weights` are how many numbers training could change; `tuning` says which. `old_priors` and
@@ -315,6 +315,7 @@ class Report(_Strict):
     examples: int
     replayed: int
     steps: int
+    samples: int
     seconds: float
     parent: Quality | None
     candidate: Quality

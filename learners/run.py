@@ -1,5 +1,6 @@
 """A job, from its directory to its report."""
 
+import math
 import shutil
 import time
 from pathlib import Path
@@ -93,6 +94,7 @@ def _do(directory: Path) -> Report:
         replayed=learned.replayed,
         passed_over=learned.passed_over,
         steps=learned.steps,
+        samples=_samples(learned, job.batch_size),
         kept_step=learned.kept_step,
         tuning=job.tuning,
         trained_weights=learned.trained_weights,
@@ -109,6 +111,12 @@ def _do(directory: Path) -> Report:
         data_sha256=data_sha256(directory),
         seed=job.seed,
     )
+
+
+def _samples(learned: Learned, batch_size: int) -> int:
+    rows = learned.examples + learned.replayed + len(learned.pseudo_labelled.examples)
+    # The last batch of a pass may be smaller.
+    return round(learned.steps / math.ceil(rows / batch_size) * rows) if learned.steps else 0
 
 
 def _judge(

@@ -64,7 +64,18 @@ def test_the_report_has_the_keys_that_tools_read(recorded):
     assert report == json.loads((out / "report.json").read_text())
     assert (report["texts"], report["labels"], report["scored"], report["dead_letters"]) == (480, 480, 480, 0)
     assert {"at", "text_index", "detector", "evidence"} <= report["drift"]["alarms"][0].keys()
-    keys = {"version", "parent", "trigger", "method", "examples", "train_seconds", "promoted", "reason", "at"}
+    keys = {
+        "version",
+        "parent",
+        "trigger",
+        "method",
+        "examples",
+        "samples",
+        "train_seconds",
+        "promoted",
+        "reason",
+        "at",
+    }
     assert keys <= report["models"][0].keys()
     assert report["seconds"].keys() == {"scoring", "training", "total"}
     assert isinstance(report["alerts"], list)

@@ -40,6 +40,7 @@ def test_a_job_leaves_a_model_and_all_that_was_asked_about_it(job, tmp_path):
     assert Report.model_validate_json((tmp_path / "job/report.json").read_text()) == report
     assert (report.examples, report.replayed, report.parent) == (36, 24, None)
     assert report.steps == 20 * 8  # ceil(60 / 8) batches an epoch
+    assert report.samples == 20 * 60
     assert report.candidate.accuracy == 1.0
     progress = list(read_rows(tmp_path / "job/metrics.jsonl", Progress))
     assert progress[-1].step == progress[-1].steps == report.steps
