@@ -18,7 +18,6 @@ taught), `live` every text by the model of its time.
 import argparse
 import itertools
 import json
-import math
 import multiprocessing
 import os
 import shutil
@@ -186,7 +185,7 @@ class Run:
                     model = load_model(champion, self._compute.device)
             outcome.after.append(self._known(model))
             say(f"stretch {place} of {len(course.stretches)}: {100 * statistics.mean(outcome.after[-1]):.1f}")
-        outcome.live = _macro_f1(seen)
+        outcome.live = macro_f1_of(seen)
         return outcome
 
     def _update(self, champion: Path, memory: Memory, texts: Rows, outcome: Outcome) -> Path:
@@ -195,7 +194,8 @@ class Run:
         self._unlabelled += [text for text in texts if unit_hash("labelled", text.id) >= self._labelled]
         new = memory.new(since)
         replay = memory.replay(since, round(len(new) * self._config.learning.replay_ratio), self._seed + self._jobs)
-        held_out = memory.held_out(since)[-self._held_out :]
+        # A job judges on something, even where nothing is held out.
+        held_out = memory.held_out(since)[-self._held_out :] or new[:1]
         memory.evict()
         return self._train(Snapshot(new, replay, held_out, [], self._without_label()), champion, outcome)
 
@@ -228,14 +228,13 @@ class Run:
         started = time.monotonic()
         report = learn(directory)
         outcome.seconds += time.monotonic() - started
-        learned = report.examples + report.replayed + report.pseudo_labelled
-        outcome.samples += round(report.steps / math.ceil(learned / job.batch_size) * learned)
+        outcome.samples += report.samples
         if parent is not None and parent.is_relative_to(self._scratch):
             shutil.rmtree(parent.parent)
         return directory / CANDIDATE
 
     def _known(self, model: LoadedModel) -> list[float]:
-        return [_macro_f1(self._lived(model, one.rows)) for one in self._course.slices]
+        return [macro_f1_of(self._lived(model, one.rows)) for one in self._course.slices]
 
     def _lived(self, model: LoadedModel, rows: Rows) -> list[tuple[int, int]]:
         return self._said(model, rows, self._probabilities(model, [row.text for row in rows]))
@@ -249,7 +248,7 @@ class Run:
         return forward_batches(model, model.tokenise(texts), TOKEN_BUDGET, self._compute).probabilities
 
 
-def _macro_f1(pairs: Sequence[tuple[int, int]]) -> float:
+def macro_f1_of(pairs: Sequence[tuple[int, int]]) -> float:
     truth, said = (np.array(side, dtype=np.int64) for side in zip(*pairs, strict=True))
     return macro_f1(np.eye(int(max(truth.max(), said.max())) + 1, dtype=np.float32)[said], truth)
 

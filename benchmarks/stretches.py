@@ -126,6 +126,12 @@ def _course(name: str, base: Rows, stretches: Sequence[Rows], held_out: Rows, kn
     return Course(name, labels, base, list(stretches), slices)
 
 
+def label_times(folder: Path, name: str) -> dict[str, float]:
+    """When the label of each text of a recorded stream comes, in seconds since the epoch."""
+    rows = _read(folder / f"{name}.labels.jsonl.gz")
+    return {row["id"]: datetime.fromisoformat(row["timestamp"]).timestamp() for row in rows}
+
+
 def _joined(folder: Path, name: str) -> list[Labelled]:
     """The texts of a stream that have a label, in the order of the texts."""
     labels = {row["id"]: row["label"] for row in _read(folder / f"{name}.labels.jsonl.gz")}

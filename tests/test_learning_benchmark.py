@@ -1,10 +1,13 @@
-"""What `benchmarks.learning` says of its runs, and that a run teaches."""
+"""What `benchmarks.learning` and `benchmarks.plain` say of their runs, and that a run teaches."""
 
+import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from benchmarks.learning import HEADINGS, JOINT, NOTHING, Outcome, Run, averages, markdown, plot, table
+from benchmarks.plain import SETTINGS, PlainLoop, of_report
 from benchmarks.stretches import Course, Slice
 from daemon.memory import Labelled
 from daemon.settings import load
@@ -70,3 +73,27 @@ def test_a_run_learns_its_stretches_in_the_way_it_is_told(course, way, encoder, 
     assert news > 0.9 or way == "finetune"  # which may forget
     assert (len(done.after), len(said)) == ((1, 0) if way == JOINT else (2, 1))
     assert (tmp_path / "base").is_dir() == (way != JOINT)
+
+
+@pytest.mark.parametrize(("delay", "learned"), [(0.5, True), (100.0, False)])
+def test_the_plain_loop_learns_labels_when_they_come(course, encoder, tmp_path: Path, delay, learned):
+    told = [*SETTINGS, f"model.encoder={encoder}", "model.max_tokens=32", "learning.learning_rate=2e-3"]
+    config = load(None, environment={}, overrides=[*told, "learning.fit_epochs=20", "learning.threads=1"])
+    (tmp_path / "scratch").mkdir()
+    loop = PlainLoop(course, config, 0, tmp_path / "scratch", tmp_path / "base", labelled=1.0, held_out=0)
+    due = {text.id: text.timestamp + delay for stretch in course.stretches for text in stretch}
+    done = loop.live(due, every=40, console=Console(quiet=True))
+    # Two passes over 40 new ones and up to 40 old ones, after the 41st text and the 81st.
+    assert 300 < done.samples <= 320 if learned else done.samples == 0
+    assert (done.held_out > 0.9, done.live > 0.5) == (learned, learned)
+
+
+def test_what_a_backtest_went_over_is_the_sum_of_its_runs(tmp_path: Path):
+    report = {
+        "models": [{"samples": 300}, {"samples": 0}, {"samples": None}, {"samples": 20}],
+        "prequential": {"macro_f1": 0.7},
+        "holdout": {"final": {"one": {"macro_f1": 0.5}, "two": {"macro_f1": 0.7}}},
+        "seconds": {"total": 60.0},
+    }
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    assert of_report(tmp_path / "report.json") == pytest.approx((0.7, 0.6, 320, 60.0))
