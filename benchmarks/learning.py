@@ -166,12 +166,9 @@ class Run:
         outcome = Outcome(course.name, way, self._seed, order, [one.name for one in course.slices], taught_by)
         if way == JOINT:
             return self._joint(outcome)
-        champion = self._fitted(course.base)
-        model = load_model(champion, self._compute.device)
+        champion, model, memory = self._begin()
         outcome.after.append(self._known(model))
         seen: list[tuple[int, int]] = []
-        memory = Memory(open_state(self._scratch / "state.db"), self._config.memory)
-        memory.add(course.base)
         for place, stretch in enumerate(course.stretches, 1):
             for first in range(0, len(stretch), every):
                 texts = stretch[first : first + every]
@@ -187,6 +184,13 @@ class Run:
             say(f"stretch {place} of {len(course.stretches)}: {100 * statistics.mean(outcome.after[-1]):.1f}")
         outcome.live = macro_f1_of(seen)
         return outcome
+
+    def _begin(self) -> tuple[Path, LoadedModel, Memory]:
+        """The first model, where it lies and as it scores, and a memory of what it was fitted on."""
+        champion = self._fitted(self._course.base)
+        memory = Memory(open_state(self._scratch / "state.db"), self._config.memory)
+        memory.add(self._course.base)
+        return champion, load_model(champion, self._compute.device), memory
 
     def _update(self, champion: Path, memory: Memory, texts: Rows, outcome: Outcome) -> Path:
         since = memory.newest()

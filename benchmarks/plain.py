@@ -24,9 +24,8 @@ from rich.table import Table
 from benchmarks.asking import held_out
 from benchmarks.learning import Outcome, Run, macro_f1_of
 from benchmarks.stretches import COURSES, label_times
-from daemon.memory import Labelled, Memory
+from daemon.memory import Labelled
 from daemon.settings import load as load_settings
-from daemon.state import open_state
 from learners.model import load as load_model
 
 #: Streams with a time for each text and each label.
@@ -62,10 +61,7 @@ class PlainLoop(Run):
         course = self._course
         started = time.monotonic()
         outcome = Outcome(course.name, "plain", self._seed, 0, [], [])
-        champion = self._fitted(course.base)
-        model = load_model(champion, self._compute.device)
-        memory = Memory(open_state(self._scratch / "state.db"), self._config.memory)
-        memory.add(course.base)
+        champion, model, memory = self._begin()
         texts = sorted((text for stretch in course.stretches for text in stretch), key=lambda text: text.timestamp)
         coming = sorted(texts, key=lambda text: due[text.id], reverse=True)
         seen: list[tuple[int, int]] = []
