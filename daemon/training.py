@@ -21,6 +21,7 @@ from daemon.champion import Champion
 from daemon.config import Config, GateConfig
 from daemon.gate.audit import audit
 from daemon.gate.verdict import judge
+from daemon.hashing import unit_hash
 from daemon.learning import Learner, Snapshot, finished, job_settings, make_job, outcome, replace_recent
 from daemon.memory import Memory, share_of
 from daemon.records import utc
@@ -78,6 +79,9 @@ class Judgement:
 
 #: Of `gate.alpha`: chance of promoting a candidate that is no better, at each further look.
 FURTHER_LOOK = 0.5
+
+#: Of the labels from after the mix moved that are not held out, the share that judges a run which follows it.
+JUDGES_MIX = 0.25
 
 _COLUMNS = "number, version, parent, trigger, reason, state, created_at, newest_example, decision, challenger"
 
@@ -274,12 +278,23 @@ class Training:
             yield version
 
     def _of_mix(self, snapshot: Snapshot, moved: float) -> Snapshot:
-        """What was labelled before the mix moved says nothing of how well it is followed."""
+        """What was labelled before the mix moved says nothing of how well it is followed.
+
+        As no weight is learned, what would be learned may judge: some of it does, and the rest says what the mix is.
+        """
         gate = [
             row if row.timestamp >= moved or row.group == "old" else row.model_copy(update={"group": "old"})
             for row in snapshot.gate
         ]
-        return replace(snapshot, gate=gate, unlabelled=self._without_truth())
+        judging = [row for row in snapshot.new if row.timestamp >= moved and judges_mix(row.id)]
+        telling = [row for row in snapshot.new if row.timestamp < moved or not judges_mix(row.id)]
+        return replace(snapshot, new=telling, gate=[*gate, *judging], unlabelled=self._without_truth())
+
+    def judging(self, champion: Champion, moved: float) -> int:
+        """Labels that would judge a run which follows the label mix that moved at `moved`."""
+        since = champion.newest_example
+        to_learn = self._memory.ids("learn", since=since, from_time=moved)
+        return self._memory.count("gate", since=since, from_time=moved) + sum(map(judges_mix, to_learn))
 
     def _snapshot(self, champion: Champion, learned: int, seed: int) -> Snapshot:
         """What came after the example `learned` is to be learned; what came after the champion's is to be judged on."""
@@ -431,6 +446,11 @@ class Training:
         known = [manifest.version for manifest in self._registry.manifests()] + [job.version for job in self.jobs.all()]
         numbers = [int(version[1:]) for version in known if version[:1] == "v" and version[1:].isdecimal()]
         return f"v{1 + max(numbers, default=0)}"
+
+
+def judges_mix(id: str) -> bool:
+    """Whether an example from after the mix moved, which is to be learned later, judges before: a fixed hash."""
+    return unit_hash("mix", id) < JUDGES_MIX
 
 
 def _listed(triggers: Iterable[TriggerName]) -> str:

@@ -5,6 +5,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from daemon.training import judges_mix
 from daemon.triggers import Firing
 from learners.job import Example, read_rows
 from learners.run import run
@@ -55,12 +58,11 @@ def test_a_mix_that_moved_is_noticed_and_followed_without_learning(config, encod
 def test_a_mix_whose_run_was_turned_away_is_followed_again_once_twice_as_many_labels_judge_it(config, encoder):
     triggers = {"drift_labels": 10_000, "labels": 0, "accuracy": {"drop": 1.0}}
     desk = Desk(settings(config.home, encoder, triggers=triggers))
-    training, memory, judged_on = desk.controller.training, desk.controller.memory, []
+    training, judged_on = desk.controller.training, []
     for _ in steps(desk, TEXTS):
         if job := training.jobs.running():
             assert job.trigger == "mix"
-            moved = read_job(config.home / "jobs" / job.name).since
-            judged_on.append(memory.count("gate", from_time=moved))
+            judged_on.append(len(fresh_of(config.home / "jobs" / job.name)))
             training.jobs.close(job, "rejected", {"because": "no better beyond chance"})
 
     needed = desk.config.gate.min_examples
@@ -70,9 +72,25 @@ def test_a_mix_whose_run_was_turned_away_is_followed_again_once_twice_as_many_la
 
 def test_only_labels_from_after_the_move_judge_whether_it_is_followed(config):
     desk, directory = following(config)
-    fresh = {row.id for row in read_rows(directory / "gate.jsonl", Example) if row.group == "fresh"}
+    champion = desk.controller.champion
+    assert champion is not None
+    fresh = fresh_of(directory)
     assert fresh
     assert all(int(id[1:]) >= 150 for id in fresh)
+    assert desk.controller.training.judging(champion, at(150)) == len(fresh)
+    desk.close()
+
+
+def test_a_quarter_of_what_would_be_learned_judges_and_the_rest_tells_the_mix(config):
+    desk, directory = following(config)
+    champion, memory = desk.controller.champion, desk.controller.memory
+    assert champion is not None
+    telling = {row.id for row in read_rows(directory / "new.jsonl", Example)}
+    judging = fresh_of(directory) - {row.id for row in memory.held_out(0)}
+    assert not judging & telling
+    assert judging | telling == {row.id for row in memory.new(champion.newest_example)}
+    assert judging == {id for id in judging | telling if int(id[1:]) >= 150 and judges_mix(id)}
+    assert sum(judges_mix(f"n{number}") for number in range(10_000)) == pytest.approx(2_500, abs=3 * 43)
     desk.close()
 
 
@@ -108,6 +126,11 @@ def test_the_learner_takes_the_job_and_no_run_goes_on_from_what_it_left(config):
     assert "goes on from it" not in rejected["because"]
     assert not (directory / "candidate").exists()
     desk.close()
+
+
+def fresh_of(job: Path) -> set[str]:
+    """Ids of the labels that judge the candidate of the job in this directory, and no champion before."""
+    return {row.id for row in read_rows(job / "gate.jsonl", Example) if row.group == "fresh"}
 
 
 def steps(desk: Desk, texts: int) -> Iterator[None]:
