@@ -20,6 +20,7 @@ import learners.job
 from daemon.champion import Champion
 from daemon.config import Config, GateConfig
 from daemon.gate.audit import audit
+from daemon.gate.mix import in_mix
 from daemon.gate.verdict import judge
 from daemon.hashing import unit_hash
 from daemon.learning import Learner, Snapshot, finished, job_settings, make_job, outcome, replace_recent
@@ -28,7 +29,7 @@ from daemon.records import utc
 from daemon.registry import Manifest, Registry
 from daemon.triggers import DAY, LEARN, Firing, TriggerName
 from daemon.waiting import Scored, Waiting
-from learners.job import CANDIDATE, Failure, Judged, Recent, Report, Rescored, read_rows
+from learners.job import CANDIDATE, Example, Failure, Judged, Recent, Report, Rescored, read_rows
 from learners.methods.names import AS_IS, PRIORS, starts_afresh
 
 #: How old the texts that a candidate scores again may be while the learner is at work, in seconds. Those that come
@@ -278,17 +279,22 @@ class Training:
             yield version
 
     def _of_mix(self, snapshot: Snapshot, moved: float) -> Snapshot:
-        """What was labelled before the mix moved says nothing of how well it is followed.
+        """What was labelled before the mix moved is old, and judges in today's mix whether anything was forgotten.
 
         As no weight is learned, what would be learned may judge: some of it does, and the rest says what the mix is.
         """
-        gate = [
-            row if row.timestamp >= moved or row.group == "old" else row.model_copy(update={"group": "old"})
-            for row in snapshot.gate
-        ]
-        judging = [row for row in snapshot.new if row.timestamp >= moved and judges_mix(row.id)]
-        telling = [row for row in snapshot.new if row.timestamp < moved or not judges_mix(row.id)]
-        return replace(snapshot, new=telling, gate=[*gate, *judging], unlabelled=self._without_truth())
+        since = [row for row in snapshot.new if row.timestamp >= moved]
+        before = [row for row in snapshot.new if row.timestamp < moved]
+        judging = [row for row in since if judges_mix(row.id)]
+        telling = [row for row in since if not judges_mix(row.id)]
+        today = [row.label for row in since]
+        return replace(
+            snapshot,
+            new=[*before, *telling],
+            gate=[*_seen_today(snapshot.gate, moved, today), *judging],
+            audit=_seen_today(snapshot.audit, moved, today),
+            unlabelled=self._without_truth(),
+        )
 
     def judging(self, champion: Champion, moved: float) -> int:
         """Labels that would judge a run which follows the label mix that moved at `moved`."""
@@ -451,6 +457,15 @@ class Training:
 def judges_mix(id: str) -> bool:
     """Whether an example from after the mix moved, which is to be learned later, judges before: a fixed hash."""
     return unit_hash("mix", id) < JUDGES_MIX
+
+
+def _seen_today(held_out: Sequence[Example], moved: float, today: Sequence[str]) -> list[Example]:
+    """Held-out examples, of which the old ones are from before the mix `moved`, and in that of the labels `today`."""
+    groups: dict[bool, list[Example]] = {True: [], False: []}
+    for row in held_out:
+        groups[row.group == "fresh" and row.timestamp >= moved].append(row)
+    old = [row.model_copy(update={"group": "old"}) for row in groups[False]]
+    return [*in_mix(old, today), *groups[True]]
 
 
 def _listed(triggers: Iterable[TriggerName]) -> str:

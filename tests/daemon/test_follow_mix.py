@@ -94,6 +94,28 @@ def test_a_quarter_of_what_would_be_learned_judges_and_the_rest_tells_the_mix(co
     desk.close()
 
 
+def test_what_was_before_judges_in_the_mix_of_today(config, encoder):
+    held_out = {"gate_share": 0.4, "audit_share": 0.2}
+    # No run of its own accord.
+    waits = {"triggers": {"min_labels": 10_000}, "gate": {"min_examples": 10_000}}
+    desk = Desk(settings(config.home, encoder, memory=held_out, **waits))
+    rows = texts_whose_mix_moves()
+    desk.step(rows, [{**label_row(place), "label": row["label"]} for place, row in enumerate(rows)])
+    champion = desk.controller.champion
+    assert champion is not None
+    job = desk.controller.training.follow_mix(Firing("mix", "fired", "a test"), champion, at(TEXTS), since=at(MOVED))
+    for name in ("gate", "audit"):
+        judging = list(read_rows(config.home / "jobs" / job.name / f"{name}.jsonl", Example))
+        old = [row for row in judging if row.group == "old"]
+        fresh = [row for row in judging if row.group == "fresh"]
+        assert all(row.timestamp < at(MOVED) for row in old)
+        assert all(row.timestamp >= at(MOVED) for row in fresh)
+        assert len(old) >= 20
+        common = sum(row.label == LABELS[0] for row in old) / len(old)
+        assert common == pytest.approx(0.8 + 0.2 / len(LABELS), abs=0.05)
+    desk.close()
+
+
 def test_a_run_that_learned_nothing_leaves_all_labels_to_be_learned(config):
     desk, _ = following(config)
     champion, job = desk.controller.champion, desk.controller.training.jobs.running()
