@@ -31,6 +31,7 @@ from daemon.triggers import DAY, LEARN, Firing, TriggerName
 from daemon.waiting import Scored, Waiting
 from learners.job import CANDIDATE, Example, Failure, Judged, Recent, Report, Rescored, read_rows
 from learners.methods.names import AS_IS, PRIORS, starts_afresh
+from learners.snapshot import JobError, read_job
 
 #: How old the texts that a candidate scores again may be while the learner is at work, in seconds. Those that come
 #: later are in no window of the new champion; the rows are written in some 20 ms.
@@ -67,7 +68,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What became of a job. `manifest` is the new version when the gate let it through; `seconds` its training time."""
+    """What became of a job. `manifest` is the new version when the gate let it through; `seconds` its training time.
+
+    `mix_moved` is when the label mix moved that the candidate follows; None of one that learned.
+    """
 
     job: Job
     outcome: Literal["promoted", "rejected", "failed"]
@@ -76,6 +80,7 @@ class Judgement:
     seconds: float | None = None
     manifest: Manifest | None = None
     rescored: Sequence[Rescored] = ()
+    mix_moved: float | None = None
 
 
 #: Of `gate.alpha`: chance of promoting a candidate that is no better, at each further look.
@@ -393,11 +398,13 @@ class Training:
             return Judgement(job, "rejected", f"the champion changed while it learned from {job.parent}", {})
         try:
             return self._judged(job, left)
-        except ValidationError as error:
+        except (ValidationError, JobError) as error:
             return Judgement(job, "failed", f"what the learner left cannot be read: {error}", {})
 
     def _judged(self, job: Job, report: Report) -> Judgement:
         path = self._path(job)
+        settings = read_job(path)
+        moved = settings.since if settings.method == PRIORS else None
         labels = self._registry.manifest(job.parent).labels
         slowdown = report.candidate.seconds / report.parent.seconds if report.parent else 1.0
         verdict = judge(
@@ -416,7 +423,7 @@ class Training:
         details["audit"] = audit(audited, labels, self._config.gate, self._seed(job)).as_dict()
         manifest = self._register(job, report, {**details["gate"], "audit": details["audit"]}, labels)
         rescored = list(read_rows(path / "rescored.jsonl", Rescored))
-        return Judgement(job, "promoted", verdict.because, details, report.seconds, manifest, rescored)
+        return Judgement(job, "promoted", verdict.because, details, report.seconds, manifest, rescored, moved)
 
     def _thresholds(self, job: Job) -> GateConfig:
         """What the job's candidate must show: more, where it is given a further chance."""

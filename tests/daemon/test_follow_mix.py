@@ -13,6 +13,7 @@ from learners.job import Example, read_rows
 from learners.run import run
 from learners.snapshot import read_job
 from tests.daemon.streams import START, as_messages, label_row, settings
+from tests.daemon.test_challenger import conclude
 from tests.daemon.test_controller import Desk, score_row
 from tests.sentences import LABELS, sentence
 
@@ -24,13 +25,13 @@ def at(number: int) -> float:
     return (START + timedelta(minutes=number)).timestamp()
 
 
-def texts_whose_mix_moves() -> list[dict[str, Any]]:
-    """Sentences of all labels in turn, and from `MOVED` on four in five of one."""
+def texts_whose_mix_moves(*, slang: bool = False) -> list[dict[str, Any]]:
+    """Sentences of all labels in turn, and from `MOVED` on four in five of one; the first model knows no `slang`."""
     numbers = [number for number in range(3_000) if sentence(number)[1] == LABELS[0]]
     rows = []
     for place in range(TEXTS):
         of = numbers[place] if place >= MOVED and place % 5 else place
-        text, label = sentence(of)
+        text, label = sentence(of, slang=slang)
         moment = (START + timedelta(minutes=place)).isoformat()
         rows.append(
             {**score_row(of, label=label, text=text), "id": f"t{place}", "timestamp": moment, "scored_at": moment}
@@ -153,6 +154,33 @@ def test_the_learner_takes_the_job_and_no_run_goes_on_from_what_it_left(config):
 def fresh_of(job: Path) -> set[str]:
     """Ids of the labels that judge the candidate of the job in this directory, and no champion before."""
     return {row.id for row in read_rows(job / "gate.jsonl", Example) if row.group == "fresh"}
+
+
+def test_it_is_tried_only_on_texts_from_after_the_move_whose_labels_told_it_nothing(config, encoder):
+    lets_all_through = {
+        "alpha": 0.999999,
+        "slice_tolerance": 1.0,
+        "calibration_tolerance": 1.0,
+        "invariance_tolerance": 1.0,
+        "max_slowdown": 1e6,
+    }
+    only_mix = {"drift_labels": 10_000, "min_labels": 10_000}
+    memory = {"rescored": TEXTS}
+    desk = Desk(settings(config.home, encoder, gate=lets_all_through, triggers=only_mix, memory=memory))
+    rows = texts_whose_mix_moves(slang=True)
+    labels = [{**label_row(place), "label": row["label"]} for place, row in enumerate(rows)]
+    desk.step(rows, [*labels[: MOVED - 100], *labels[MOVED:700]])
+    job = desk.controller.training.jobs.running()
+    assert job is not None
+    moved = read_job(config.home / "jobs" / job.name).since
+    desk.step(labels=labels[700:720])
+    judged = conclude(desk)
+    assert judged["state"] == "promoted", judged["because"]
+    assert at(MOVED - 30) < moved < at(MOVED + 30)
+    tried = {row[0] for row in desk.db.execute("SELECT id FROM probation")}
+    unlabelled = [*range(MOVED - 100, MOVED), *range(720, TEXTS)]
+    assert tried == {f"t{place}" for place in unlabelled if at(place) >= moved}
+    desk.close()
 
 
 def steps(desk: Desk, texts: int) -> Iterator[None]:
