@@ -26,6 +26,11 @@ def print_verdict(verdict: Record, console: Console) -> None:
     console.print("p: what luck explains, of being so much better (Brier) or so much worse (all others).")
     if verdict["slices"]:
         _print_slices("what it knew before", verdict["slices"], console)
+        if verdict.get("apart_from_mix"):
+            console.print(
+                "One of the two follows the label mix. Old slices and names were judged as if both expected the mix of "
+                "the past."
+            )
         if settings:
             console.print(
                 f"A slice fell when it lost more than {settings['slice_tolerance']:g}, and luck explains that with "

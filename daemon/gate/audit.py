@@ -7,6 +7,7 @@ from typing import Any
 from daemon.config import GateConfig
 from daemon.gate.answers import Answers
 from daemon.gate.chance import holm
+from daemon.gate.mix import in_mix_of_past
 from daemon.gate.slices import Comparison, judge_slices, worst
 from learners.job import Judged
 
@@ -55,9 +56,12 @@ def together(audits: Mapping[str, Mapping[str, Any]], config: GateConfig) -> Aud
     return Audits(len(audits), flagged, config.alpha * len(audits), fell)
 
 
-def audit(judged: Sequence[Judged], labels: Sequence[str], config: GateConfig, seed: int) -> Audit:
-    """Judge every slice of the old audit examples, and the fresh ones as one slice."""
-    old = Answers.of([row for row in judged if row.group == "old"], labels)
+def audit(
+    judged: Sequence[Judged], labels: Sequence[str], config: GateConfig, seed: int, *, apart_from_mix: bool = False
+) -> Audit:
+    """Judge every slice of the old audit examples, and the fresh ones as one slice; as `verdict.judge` does."""
+    known = in_mix_of_past(judged, labels) if apart_from_mix else judged
+    old = Answers.of([row for row in known if row.group == "old"], labels)
     fresh = Answers.of([row for row in judged if row.group == "fresh"], labels)
     slices = judge_slices(old, labels, config, seed, fresh=fresh)
     fell = [one.name for one in slices if not one.passed]

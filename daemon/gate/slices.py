@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -35,6 +36,11 @@ class Comparison:
     def change(self) -> float:
         return self.candidate - self.parent
 
+    @property
+    def fresh(self) -> bool:
+        """Whether it is of fresh examples, and not of what was known before."""
+        return self.name.startswith(("everything fresh", "fresh "))
+
 
 def judge_slices(
     old: Answers,
@@ -45,7 +51,7 @@ def judge_slices(
     fresh: Answers | None = None,
     unused: Answers | None = None,
 ) -> list[Comparison]:
-    """All old examples, then each source, key and label with at least `slice_min` of them; and `fresh` as one slice.
+    """All old examples, then each source, key and label with at least `slice_min` of them; `fresh` but by its labels.
 
     The score of a source or a key is its accuracy. A label's is its F1 among all the old examples, not its recall: a
     model that says a label more rarely and more rightly has forgotten nothing. A slice fails when it loses more than
@@ -57,7 +63,7 @@ def judge_slices(
     below a champion on 373 of them, and next to nothing on 350 others of the same kind.) So a slice that would fail is
     let pass when `slice_min` or more of `unused`, the old ones that promoted nobody, show no fall beyond the tolerance.
     """
-    compared = [*_compare(old, labels, seed), *([_fall("everything fresh", *fresh.right())] if fresh else [])]
+    compared = [*_compare(old, labels, seed), *(_by_origin(fresh, "fresh") if fresh else [])]
     judged = [one for one in compared if one.examples >= config.slice_min]
     counted = holm([one.p_worse for one in judged])
     slices = [
@@ -85,16 +91,22 @@ def worst(slices: Sequence[Comparison]) -> Comparison | None:
 
 
 def _compare(old: Answers, labels: Sequence[str], seed: int) -> Iterator[Comparison]:
-    parent, candidate = old.right()
-    yield _fall("everything old", parent, candidate)
-    for kind, names in (("source", old.sources), ("key", old.keys)):
+    yield from _by_origin(old)
+    for number, label in enumerate(labels):
+        yield _f1_fall(f"label {label}", old, number, seed)
+
+
+def _by_origin(answers: Answers, group: Literal["old", "fresh"] = "old") -> Iterator[Comparison]:
+    """Everything, each source, and each key."""
+    parent, candidate = answers.right()
+    yield _fall(f"everything {group}", parent, candidate)
+    fresh = "fresh " if group == "fresh" else ""
+    for kind, names in (("source", answers.sources), ("key", answers.keys)):
         among = np.array(["" if name is None else name for name in names], dtype=object)
         # A text need not have a key, and those without one are nothing in common.
         for name in sorted(set(among) - ({""} if kind == "key" else set())):
             inside = among == name
-            yield _fall(f"{kind} {name or 'unnamed'}", parent[inside], candidate[inside])
-    for number, label in enumerate(labels):
-        yield _f1_fall(f"label {label}", old, number, seed)
+            yield _fall(f"{fresh}{kind} {name or 'unnamed'}", parent[inside], candidate[inside])
 
 
 def _fall(name: str, parent: Bools, candidate: Bools) -> Comparison:

@@ -10,6 +10,7 @@ from daemon.gate.answers import Answers, brier, mean
 from daemon.gate.calibration import judge_calibration
 from daemon.gate.chance import p_greater, p_more_often
 from daemon.gate.invariance import judge_invariance
+from daemon.gate.mix import in_mix_of_past
 from daemon.gate.slices import Comparison, judge_slices, worst
 from learners.job import Judged
 
@@ -21,8 +22,8 @@ class Verdict:
 
     `unproved` is a candidate that was turned away only because the fresh examples were too few, or it was no better on
     them beyond chance: it was no worse beyond chance either, and nothing else speaks against it. On `selected` held-out
-    examples nothing was judged, or only what was forgotten. `settings` are the gate's: with them an auditor can
-    decide again.
+    examples nothing was judged, or only what was forgotten. `apart_from_mix` says how slices and names were judged.
+    `settings` are the gate's: with them an auditor can decide again.
     """
 
     promoted: bool
@@ -42,13 +43,20 @@ class Verdict:
     seed: int
     p_worse: float = 1.0
     unproved: bool = False
+    apart_from_mix: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def judge(
-    judged: Sequence[Judged], labels: Sequence[str], *, slowdown: float, config: GateConfig, seed: int
+    judged: Sequence[Judged],
+    labels: Sequence[str],
+    *,
+    slowdown: float,
+    config: GateConfig,
+    seed: int,
+    apart_from_mix: bool = False,
 ) -> Verdict:
     """Decide on a candidate from both models' probabilities on the same held-out examples.
 
@@ -62,11 +70,13 @@ def judge(
         slowdown: the candidate's scoring time over the parent's.
         config: thresholds.
         seed: of the permutation tests.
+        apart_from_mix: one of the models follows the label mix; what it knows is judged by `in_mix_of_past`.
     """
+    known = in_mix_of_past(judged, labels) if apart_from_mix else judged
     # What a candidate was chosen on flatters it.
-    unseen = [row for row in judged if not (row.selected or row.tempered)]
-    fresh = Answers.of([row for row in unseen if row.group == "fresh"], labels)
-    remembered = [row for row in judged if row.group == "old" and not row.selected]
+    fresh_rows = [row for row in judged if row.group == "fresh" and _is_unseen(row)]
+    fresh = Answers.of(fresh_rows, labels)
+    remembered = [row for row in known if row.group == "old" and not row.selected]
     old = Answers.of(remembered, labels)
     # And what the champion was promoted on flatters the champion.
     unused = Answers.of([row for row in remembered if row.tempered], labels)
@@ -76,7 +86,7 @@ def judge(
         promoted=False,
         because="",
         fresh=len(fresh),
-        selected=len(judged) - len(unseen),
+        selected=sum(not _is_unseen(row) for row in judged),
         parent_accuracy=mean(parent_right),
         candidate_accuracy=mean(candidate_right),
         parent_brier=mean(parent_brier),
@@ -84,19 +94,26 @@ def judge(
         p_better=p_greater(parent_brier - candidate_brier, seed),
         p_worse=min(p_greater(candidate_brier - parent_brier, seed), p_more_often(parent_right, candidate_right)),
         slowdown=slowdown,
-        slices=judge_slices(old, labels, config, seed, unused=unused),
+        slices=judge_slices(old, labels, config, seed, fresh=fresh if apart_from_mix else None, unused=unused),
         # Old and fresh together: the error of few examples is mostly chance. Knowing nothing is never too sure.
         calibration=judge_calibration(
-            Answers.of([row for row in unseen if row.parent is not None], labels), config, seed
+            Answers.of([row for row in [*filter(_is_unseen, remembered), *fresh_rows] if row.parent], labels),
+            config,
+            seed,
         ),
-        invariance=judge_invariance(unseen, labels, config),
+        invariance=judge_invariance(list(filter(_is_unseen, known)), labels, config),
         settings=config.model_dump(),
         seed=seed,
+        apart_from_mix=apart_from_mix,
     )
     if broken := sum(map(_is_broken, judged)):
         because = f"its probabilities are not numbers on {broken} of {len(judged)} held-out examples"
         return replace(verdict, because=because)
     return _decide(verdict, config)
+
+
+def _is_unseen(row: Judged) -> bool:
+    return not (row.selected or row.tempered)
 
 
 def _is_broken(row: Judged) -> bool:
@@ -111,7 +128,7 @@ def _decide(verdict: Verdict, config: GateConfig) -> Verdict:
         return replace(verdict, because=f"surer but less accurate: {_change(verdict)}")
     if harm is not None:
         return replace(verdict, because=harm)
-    lowest = worst(verdict.slices)
+    lowest = worst([one for one in verdict.slices if not one.fresh])
     kept = f"; worst old slice {lowest.name} {lowest.change:+.3f}" if lowest else ""
     return replace(verdict, promoted=True, because=f"{_change(verdict)}, p = {verdict.p_better:.4f}{kept}")
 
@@ -128,7 +145,7 @@ def _lacking(verdict: Verdict, config: GateConfig) -> str | None:
 def _harm(verdict: Verdict, config: GateConfig) -> str | None:
     """What the candidate would do worse than the champion besides, the first thing found; None without any."""
     if bad := worst([one for one in verdict.slices if not one.passed]):
-        return f"forgets {bad.name}: {_step(bad)} on {bad.examples} examples"
+        return f"{'is worse on' if bad.fresh else 'forgets'} {bad.name}: {_step(bad)} on {bad.examples} examples"
     if (calibration := verdict.calibration) and not calibration.passed:
         return f"its confidence means less: calibration error {_step(calibration)}"
     if (names := verdict.invariance) and not names.passed:

@@ -501,7 +501,7 @@ def test_an_audit_finds_the_slice_that_fell() -> None:
     good, bad = (audit(judged, LABELS, CONFIG, seed=0) for judged in (kept, kept + fallen))
 
     assert good.fell == []
-    assert good.because == "6 slices kept on 300 audit examples; worst everything old 0.800 → 0.800 on 100"
+    assert good.because == "7 slices kept on 300 audit examples; worst everything old 0.800 → 0.800 on 100"
     assert "source blog" in bad.fell
     assert bad.because.endswith("slices fell on 400 audit examples; worst source blog 0.900 → 0.500 on 100")
     assert audit([], LABELS, CONFIG, seed=0).because == "0 audit examples, too few for a slice of 30"

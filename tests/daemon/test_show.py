@@ -297,6 +297,17 @@ def test_a_slice_that_was_cleared_says_by_what(fitted: Config) -> None:
     assert "* source [blog]: +0.025 on the 40 of them that promoted no model" in shown
 
 
+def test_what_was_judged_apart_from_the_label_mix_is_said(fitted: Config) -> None:
+    follower = replace(VERDICT, slices=[Comparison("everything old", 80, 0.8, 0.8, 1.0, True)], apart_from_mix=True)
+    for version, verdict in (("v2", follower), ("v3", replace(follower, apart_from_mix=False))):
+        add_version(fitted, version, "v1", verdict.as_dict())
+
+    v2, v3 = (printed(lambda console, v=v: print_version(fitted, v, console, as_json=False)) for v in ("v2", "v3"))
+
+    assert "judged as if both expected the mix of the past" in " ".join(v2.split())
+    assert "label mix" not in v3
+
+
 def test_a_version_of_an_earlier_release_shows_what_is_known_of_it(fitted: Config) -> None:
     later = ("settings", "seed", "selected", "calibration", "invariance")
     add_version(fitted, "v2", "v1", {name: value for name, value in VERDICT.as_dict().items() if name not in later})
