@@ -187,7 +187,7 @@ class Run:
 
     def _begin(self) -> tuple[Path, LoadedModel, Memory]:
         """The first model, where it lies and as it scores, and a memory of what it was fitted on."""
-        champion = self._fitted(self._course.base)
+        champion = self._fitted()
         memory = Memory(open_state(self._scratch / "state.db"), self._config.memory)
         memory.add(self._course.base)
         return champion, load_model(champion, self._compute.device), memory
@@ -209,11 +209,11 @@ class Run:
         learned = [text for text in latest if share_of(text.id, self._config.memory) == "learn"]
         return [Recent(id=one.id, text=one.text, source=one.source, timestamp=one.timestamp) for one in learned]
 
-    def _fitted(self, rows: Rows) -> Path:
+    def _fitted(self) -> Path:
         """The model that all ways begin with, fitted once."""
         if not self._base.exists():
-            nothing = Outcome("", "", 0, 0, [], [])
-            self._train(Snapshot(_examples(rows), [], _examples(rows)[:1], []), None, nothing).rename(self._base)
+            rows, nothing = _examples(self._course.base), Outcome("", "", 0, 0, [], [])
+            self._train(Snapshot(rows, [], rows[:1], []), None, nothing).rename(self._base)
         return self._base
 
     def _joint(self, outcome: Outcome) -> Outcome:
