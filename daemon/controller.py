@@ -156,14 +156,17 @@ class Controller:
             self._blobs.put_json("noticed", self._noticed)
             self._noticed_saved = dict(self._noticed)
 
-    def _rebase(self, champion: Champion, rescored: Sequence[Rescored], now: float) -> None:
+    def _rebase(
+        self, champion: Champion, rescored: Sequence[Rescored], now: float, mix_moved: float | None = None
+    ) -> None:
         """Everything measured of the champion starts anew with another one."""
         self._noticed["best_accuracy"] = self._noticed["mix"] = None
         drift = self._noticed["drift"]
         # A model that learned while the stream was only beginning to drift has not learned the drift.
         if drift and self._labels_of(drift, up_to=champion.newest_example) >= self._config.triggers.drift_labels:
             self._noticed["drift"] = None
-        against = self.intake.rebase(champion, rescored, now, drifting=self._noticed["drift"] is not None)
+        drifting = self._noticed["drift"] is not None
+        against = self.intake.rebase(champion, rescored, now, drifting=drifting, mix_moved=mix_moved)
         if against is not None:
             self._end_probation(against, now)
 
@@ -272,7 +275,7 @@ class Controller:
             self.decisions.add(now, "audited", audited["because"], {"version": job.version, "fell": audited["fell"]})
             if audited["fell"]:
                 log.warning("audit", version=job.version, because=audited["because"])
-            self._rebase(champion, judgement.rescored, now)
+            self._rebase(champion, judgement.rescored, now, judgement.mix_moved)
 
     def _consider(self, now: float) -> None:
         """Start a training run if something calls for one and nothing holds it."""
@@ -345,7 +348,6 @@ class Controller:
             now=now,
             running=running,
             new_labels=self.memory.count("learn", since=tried),
-            needed_held_out=self._config.gate.min_examples,
             drift=self._calling(drift) if drift else None,
             labels_since_drift=self._labels_of(drift, since=tried) if drift else 0,
             accuracy=accuracy,
@@ -357,7 +359,8 @@ class Controller:
             rejections=self.training.jobs.rejections(),
             mix=mix["reason"] if mix else None,
             mix_tries=mix["tries"] if mix else 0,
-            held_out_since_mix=self.memory.count("gate", from_time=mix["moment"]) if mix else 0,
+            judging_mix=self.training.judging(champion, mix["moment"]) if mix else 0,
+            needed_judging=self._config.gate.min_examples,
             unproved=challenger.version if challenger else None,
             labels_since_unproved=self.memory.count("learn", since=since) + self.memory.count("gate", since=since),
             looks=len(self.training.jobs.looks(challenger.version)) if challenger else 0,

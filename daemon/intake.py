@@ -101,11 +101,18 @@ class Intake:
         return news
 
     def rebase(
-        self, champion: Champion, rescored: Sequence[Rescored], now: float, *, drifting: bool = False
+        self,
+        champion: Champion,
+        rescored: Sequence[Rescored],
+        now: float,
+        *,
+        drifting: bool = False,
+        mix_moved: float | None = None,
     ) -> str | None:
         """Start judging a new champion, on the recent past as it scores it; without any, from the coming texts.
 
-        `drifting`: it has not learned the drift that was noticed, whose harm is still to be told.
+        `drifting`: it has not learned the drift that was noticed, whose harm is still to be told. `mix_moved`: when the
+        label mix moved, of one that only follows it; under the mix before it is meant to be worse.
 
         Returns what speaks for rolling it back at once, if labels that came while it learned do.
         """
@@ -121,9 +128,13 @@ class Intake:
         newer = self._memory.labels_after(champion.newest_example) if best else {}
         late = {id: label for id, label in newer.items() if id in best}
         pending = sorted((self._waiting.without_truth(list(best)) | late.keys()) & texts.keys())
-        self.probation.begin({id: (texts[id].label, best[id]) for id in pending})
+        tried = pending
+        if mix_moved is not None:
+            # To it all labels are new since its parent learned, also those that told it the mix and judged it.
+            tried = [id for id in pending if id not in late and texts[id].timestamp >= mix_moved]
+        self.probation.begin({id: (texts[id].label, best[id]) for id in tried})
         against = None
-        for id in pending:
+        for id in tried:
             against = (self.probation.count(id, late[id]) if id in late else None) or against
         seen = {id for id in best if share_of(id, self._config.memory) == "learn"} - set(pending)
         self.watch.rebase(

@@ -128,6 +128,14 @@ class Memory:
         ).fetchone()
         return int(row[0])
 
+    def ids(self, share: Share, *, since: int, from_time: float) -> list[str]:
+        """Of the examples that `count` counts, oldest first."""
+        rows = self._db.execute(
+            "SELECT id FROM examples WHERE share = ? AND seq > ? AND timestamp >= ? ORDER BY seq",
+            (share, since, from_time),
+        )
+        return [row[0] for row in rows]
+
     def labels_after(self, number: int) -> dict[str, str]:
         """By id, the labels of the examples stored after `number`, of every share."""
         return dict(self._db.execute("SELECT id, label FROM examples WHERE seq > ?", (number,)).fetchall())

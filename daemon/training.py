@@ -21,14 +21,16 @@ from daemon.champion import Champion
 from daemon.config import Config, GateConfig
 from daemon.gate.audit import audit
 from daemon.gate.verdict import judge
+from daemon.hashing import unit_hash
 from daemon.learning import Learner, Snapshot, finished, job_settings, make_job, outcome, replace_recent
 from daemon.memory import Memory, share_of
 from daemon.records import utc
 from daemon.registry import Manifest, Registry
 from daemon.triggers import DAY, LEARN, Firing, TriggerName
 from daemon.waiting import Scored, Waiting
-from learners.job import CANDIDATE, Failure, Judged, Recent, Report, Rescored, read_rows
+from learners.job import CANDIDATE, Example, Failure, Judged, Recent, Report, Rescored, read_rows
 from learners.methods.names import AS_IS, PRIORS, starts_afresh
+from learners.snapshot import JobError, read_job
 
 #: How old the texts that a candidate scores again may be while the learner is at work, in seconds. Those that come
 #: later are in no window of the new champion; the rows are written in some 20 ms.
@@ -65,7 +67,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What became of a job. `manifest` is the new version when the gate let it through; `seconds` its training time."""
+    """What became of a job. `manifest` is the new version when the gate let it through; `seconds` its training time.
+
+    `mix_moved` is when the label mix moved that the candidate follows; None of one that learned.
+    """
 
     job: Job
     outcome: Literal["promoted", "rejected", "failed"]
@@ -74,10 +79,14 @@ class Judgement:
     seconds: float | None = None
     manifest: Manifest | None = None
     rescored: Sequence[Rescored] = ()
+    mix_moved: float | None = None
 
 
 #: Of `gate.alpha`: chance of promoting a candidate that is no better, at each further look.
 FURTHER_LOOK = 0.5
+
+#: Of the labels from after the mix moved that are not held out, the share that judges a run which follows it.
+JUDGES_MIX = 0.25
 
 _COLUMNS = "number, version, parent, trigger, reason, state, created_at, newest_example, decision, challenger"
 
@@ -274,12 +283,25 @@ class Training:
             yield version
 
     def _of_mix(self, snapshot: Snapshot, moved: float) -> Snapshot:
-        """What was labelled before the mix moved says nothing of how well it is followed."""
-        gate = [
-            row if row.timestamp >= moved or row.group == "old" else row.model_copy(update={"group": "old"})
-            for row in snapshot.gate
-        ]
-        return replace(snapshot, gate=gate, unlabelled=self._without_truth())
+        """What was labelled before the mix moved says nothing of how well it is followed.
+
+        As no weight is learned, what would be learned may judge: some of it does, and the rest says what the mix is.
+        """
+        judging = [row for row in snapshot.new if row.timestamp >= moved and judges_mix(row.id)]
+        judged = {row.id for row in judging}
+        return replace(
+            snapshot,
+            new=[row for row in snapshot.new if row.id not in judged],
+            gate=[*_old_before(snapshot.gate, moved), *judging],
+            audit=_old_before(snapshot.audit, moved),
+            unlabelled=self._without_truth(),
+        )
+
+    def judging(self, champion: Champion, moved: float) -> int:
+        """Labels that would judge a run which follows the label mix that moved at `moved`."""
+        since = champion.newest_example
+        to_learn = self._memory.ids("learn", since=since, from_time=moved)
+        return self._memory.count("gate", since=since, from_time=moved) + sum(map(judges_mix, to_learn))
 
     def _snapshot(self, champion: Champion, learned: int, seed: int) -> Snapshot:
         """What came after the example `learned` is to be learned; what came after the champion's is to be judged on."""
@@ -372,12 +394,15 @@ class Training:
             return Judgement(job, "rejected", f"the champion changed while it learned from {job.parent}", {})
         try:
             return self._judged(job, left)
-        except ValidationError as error:
+        except (ValidationError, JobError) as error:
             return Judgement(job, "failed", f"what the learner left cannot be read: {error}", {})
 
     def _judged(self, job: Job, report: Report) -> Judgement:
         path = self._path(job)
-        labels = self._registry.manifest(job.parent).labels
+        settings = read_job(path)
+        moved = settings.since if settings.method == PRIORS else None
+        champion = self._registry.manifest(job.parent)
+        labels, apart = champion.labels, PRIORS in (settings.method, champion.method)
         slowdown = report.candidate.seconds / report.parent.seconds if report.parent else 1.0
         verdict = judge(
             list(read_rows(path / "judged.jsonl", Judged)),
@@ -385,6 +410,7 @@ class Training:
             slowdown=slowdown,
             config=self._thresholds(job),
             seed=self._seed(job),
+            apart_from_mix=apart,
         )
         details = {"gate": verdict.as_dict(), "report": report.model_dump()}
         if not verdict.promoted:
@@ -392,10 +418,11 @@ class Training:
             return Judgement(job, "rejected", f"{verdict.because}{more}", details, report.seconds)
         # The decision is made: what the audit says is only written down beside it.
         audited = list(read_rows(path / "audited.jsonl", Judged)) if (path / "audited.jsonl").exists() else []
-        details["audit"] = audit(audited, labels, self._config.gate, self._seed(job)).as_dict()
+        checked = audit(audited, labels, self._config.gate, self._seed(job), apart_from_mix=apart)
+        details["audit"] = checked.as_dict()
         manifest = self._register(job, report, {**details["gate"], "audit": details["audit"]}, labels)
         rescored = list(read_rows(path / "rescored.jsonl", Rescored))
-        return Judgement(job, "promoted", verdict.because, details, report.seconds, manifest, rescored)
+        return Judgement(job, "promoted", verdict.because, details, report.seconds, manifest, rescored, moved)
 
     def _thresholds(self, job: Job) -> GateConfig:
         """What the job's candidate must show: more, where it is given a further chance."""
@@ -431,6 +458,16 @@ class Training:
         known = [manifest.version for manifest in self._registry.manifests()] + [job.version for job in self.jobs.all()]
         numbers = [int(version[1:]) for version in known if version[:1] == "v" and version[1:].isdecimal()]
         return f"v{1 + max(numbers, default=0)}"
+
+
+def judges_mix(id: str) -> bool:
+    """Whether an example from after the mix moved, which is to be learned later, judges before: a fixed hash."""
+    return unit_hash("mix", id) < JUDGES_MIX
+
+
+def _old_before(held_out: Sequence[Example], moved: float) -> list[Example]:
+    """Held-out examples, of which those of texts from before `moved` are no longer fresh."""
+    return [row if row.timestamp >= moved else row.model_copy(update={"group": "old"}) for row in held_out]
 
 
 def _listed(triggers: Iterable[TriggerName]) -> str:

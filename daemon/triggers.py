@@ -39,12 +39,12 @@ class Situation:
         now: the stream's clock.
         running: a run is under way.
         new_labels: examples to learn since the last run began.
-        needed_held_out: how many held-out examples the gate needs.
         drift: what an alarm since the champion went live says, and the harm it did; None without one that did harm.
         labels_since_drift: examples to learn whose texts came after that alarm.
         mix: what an alarm of the label mix since the champion went live says; None without one.
         mix_tries: runs that have followed that alarm.
-        held_out_since_mix: held-out examples whose texts came after that alarm.
+        judging_mix: labels of texts that came after that alarm, and that would judge such a run.
+        needed_judging: how many of these the gate needs.
         accuracy: the champion's live accuracy over the window; None until the window is full.
         best_accuracy: the best that it has been.
         started: when past runs began, oldest first: those of the last 24 hours, and the last one.
@@ -60,7 +60,6 @@ class Situation:
     now: float
     running: bool
     new_labels: int
-    needed_held_out: int
     drift: str | None
     labels_since_drift: int
     accuracy: float | None
@@ -72,7 +71,8 @@ class Situation:
     rejections: int = 0
     mix: str | None = None
     mix_tries: int = 0
-    held_out_since_mix: int = 0
+    judging_mix: int = 0
+    needed_judging: int = 0
     unproved: str | None = None
     labels_since_unproved: int = 0
     looks: int = 0
@@ -100,7 +100,7 @@ def consequence(kind: Kind, config: TriggersConfig, *, by_labels: bool, rose: bo
     if kind == "label mix" and before < LEAST_BEFORE:
         return f"none: {before} texts from before say what the mix was, and it takes {LEAST_BEFORE}"
     if kind == "label mix":
-        return "follows the mix, once enough held-out labels from since then can judge it"
+        return "follows the mix, once enough labels from since then can judge it"
     if by_labels and not rose:
         return "none: errors became fewer"
     if by_labels:
@@ -169,10 +169,10 @@ def _hold(trigger: TriggerName, situation: Situation, config: TriggersConfig) ->
 
 def _hold_mix(situation: Situation, config: TriggersConfig) -> tuple[str, str] | None:
     """Following the label mix learns nothing: it waits for no labels but those that judge it, more with each try."""
-    needed = situation.needed_held_out * 2**situation.mix_tries
-    if situation.held_out_since_mix < needed:
-        told = f"{situation.held_out_since_mix} of {needed}"
-        return "held_out", f"{told} held-out labels from after the move for the gate"
+    needed = situation.needed_judging * 2**situation.mix_tries
+    if situation.judging_mix < needed:
+        told = f"{situation.judging_mix} of {needed}"
+        return "labels", f"{told} labels from after the move to judge it by"
     return RUNNING if situation.running else _hold_pace(situation.started, situation.now, config)
 
 

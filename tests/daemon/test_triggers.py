@@ -25,7 +25,6 @@ QUIET = Situation(
     now=10 * DAY,
     running=False,
     new_labels=500,
-    needed_held_out=30,
     drift=None,
     labels_since_drift=0,
     accuracy=None,
@@ -41,7 +40,7 @@ SCHEDULE = replace(QUIET, schedule_due=True)
 DRIFT = replace(QUIET, drift="kswin on novelty rose", labels_since_drift=250)
 ACCURACY = replace(QUIET, best_accuracy=0.9, accuracy=0.8)
 LABELS = replace(QUIET, new_labels=1_000)
-MIX = replace(QUIET, mix="share of negative rose", held_out_since_mix=30)
+MIX = replace(QUIET, mix="share of negative rose", judging_mix=30, needed_judging=30)
 
 CALLS = {"manual": MANUAL, "schedule": SCHEDULE, "drift": DRIFT, "accuracy": ACCURACY, "labels": LABELS}
 
@@ -128,7 +127,7 @@ def test_following_the_label_mix_learns_nothing_and_waits_for_no_labels_to_learn
     ("changes", "why"),
     [
         ({"running": True}, "a run is under way"),
-        ({"held_out_since_mix": 29}, "29 of 30 held-out labels from after the move for the gate"),
+        ({"judging_mix": 29}, "29 of 30 labels from after the move to judge it by"),
         ({"started": (10 * DAY - 60,)}, "the last run began 60 s ago; the cooldown is 1800 s"),
         ({"started": tuple(9.5 * DAY + n for n in range(4))}, "4 runs in 24 hours; the budget is 4"),
     ],
@@ -144,10 +143,8 @@ def test_following_the_label_mix_waits_for_what_judges_it(changes: dict[str, Any
 def test_a_mix_that_was_not_followed_is_tried_again_with_twice_the_labels_that_judge_it() -> None:
     once = replace(MIX, mix_tries=1)
 
-    assert firing(replace(once, held_out_since_mix=59)).reason.endswith(
-        "59 of 60 held-out labels from after the move for the gate"
-    )
-    assert firing(replace(once, held_out_since_mix=60)).outcome == "fired"
+    assert firing(replace(once, judging_mix=59)).reason.endswith("59 of 60 labels from after the move to judge it by")
+    assert firing(replace(once, judging_mix=60)).outcome == "fired"
 
 
 def test_a_run_that_follows_the_mix_does_not_hold_up_one_that_learns() -> None:
@@ -254,7 +251,6 @@ situations = st.builds(
     now=st.just(10 * DAY),
     running=st.booleans(),
     new_labels=st.integers(0, 2_000),
-    needed_held_out=st.just(30),
     drift=st.none() | st.just("drift"),
     labels_since_drift=st.integers(0, 500),
     accuracy=st.none() | st.floats(0, 1),
