@@ -245,13 +245,15 @@ class Training:
         method: Literal["priors", "as-is"] | None = None,
         since: float = 0.0,
     ) -> learners.job.Job:
+        learned = self._registry.path(self._learned(champion.version))
+        parent = self._path(challenger) / CANDIDATE if challenger else learned
         live = self._registry.path(champion.version)
         return job_settings(
             self._config,
             id=job.name,
             labels=champion.labels,
-            parent=self._path(challenger) / CANDIDATE if challenger else live,
-            champion=live if challenger else None,
+            parent=parent,
+            champion=None if parent == live else live,
             seed=self._seed(job),
             method=method,
             since=since,
@@ -281,6 +283,15 @@ class Training:
         while self._registry.has(version) and (made := self._registry.manifest(version)).method == PRIORS:
             version = made.parent or ""
             yield version
+
+    def _learned(self, version: str) -> str:
+        """The version that learned what this one knows: itself, unless it does nothing but follow the label mix.
+
+        What learns next goes on from that one's bias. A follower's would have to be learned away, at the rate of a
+        weight, and would stay in all that come of it.
+        """
+        *_, learned = filter(self._registry.has, self._alike(version))
+        return learned
 
     def _of_mix(self, snapshot: Snapshot, moved: float) -> Snapshot:
         """What was labelled before the mix moved says nothing of how well it is followed.

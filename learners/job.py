@@ -166,7 +166,7 @@ class Job(_Strict):
     """One training run. Paths are absolute.
 
     It goes on from `parent`, and is judged beside `champion`: the parent itself unless that is a candidate that never
-    went live.
+    went live, or what learned the weights of a champion that follows the label mix.
 
     A batch is learned in `accumulate` parts. `max_steps` of 0 is no limit; after `patience` passes without anything
     better on held-out examples training stops, 0 is never; `checkpoint_every` is in seconds. `focus` is the share of

@@ -27,6 +27,10 @@ from learners.snapshot import JobError, Snapshot
 #: truly moved further, by 20 points from a share of 5 %, is followed most of the way.
 FURTHEST = 4.0
 
+#: And no further than this from what the model learned, by however many moves. Texts of one kind may never have a label
+#: that others have: move by move it would be gone for good, as no learning takes a bias back that is so far off.
+FURTHEST_IN_ALL = 16.0
+
 #: What was known before counts as this many texts: the old priors beside unlabelled texts, and what these say beside
 #: labels. Less follows chance where nothing moved; more is late where it did.
 BEFORE = 30
@@ -72,7 +76,7 @@ def new_priors(probabilities: Floats, old: Floats, counts: Floats) -> Floats:
     by_labels = (counts + BEFORE * by_texts) / (counts.sum() + BEFORE)
     if _is_chance(float(counts @ np.log(by_labels / by_texts)), len(old)):
         by_labels = by_texts
-    return _bounded(by_labels, old)
+    return _bounded(by_labels, old, FURTHEST)
 
 
 def _is_chance(likelier: float, labels: int) -> bool:
@@ -92,22 +96,25 @@ def _maximised(probabilities: Floats, old: Floats) -> Floats:
     return new
 
 
-def _bounded(new: Floats, old: Floats) -> Floats:
-    """`new` as far as no ratio to `old` is beyond the bounds; what sums to 1 among those is one scale of it."""
+def _bounded(new: Floats, old: Floats, furthest: float) -> Floats:
+    """`new` as far as no ratio to `old` is beyond `furthest`; what sums to 1 among those is one scale of it."""
 
     def clipped(scale: float) -> Floats:
-        within: Floats = np.clip(np.exp(scale) * new, old / FURTHEST, old * FURTHEST)
+        within: Floats = np.clip(np.exp(scale) * new, old / furthest, old * furthest)
         return within
 
-    widest = float(np.log(FURTHEST / SMALLEST))
+    widest = float(np.log(furthest / SMALLEST))
     return clipped(brentq(lambda scale: clipped(scale).sum() - 1, -widest, widest))
 
 
 def moved(job: Job, snapshot: Snapshot, compute: Compute) -> Moved:
-    """The job's parent with its bias moved by what happened to the label mix at `job.since`.
+    """The job's parent with its bias moved to where the label mix is since `job.since`.
 
-    Texts of before and after it are the new and the unlabelled ones of the snapshot: they come as the stream brings
-    them, where replayed and held-out ones are kept in a balance of labels that no stream has.
+    The champion may have followed it before: it has the parent's weights then, and another bias. What it expects is
+    what the mix is compared with; what the parent learned to expect is what the bias stays near.
+
+    Texts of before and after the move are the new and the unlabelled ones of the snapshot: they come as the stream
+    brings them, where replayed and held-out ones are kept in a balance of labels that no stream has.
 
     Raises:
         JobError: too few texts of before, or none of after.
@@ -115,6 +122,7 @@ def moved(job: Job, snapshot: Snapshot, compute: Compute) -> Moved:
     if job.parent is None:
         raise JobError("there is no parent whose bias could be moved", "name one in job.json")
     model = load(job.parent, compute.device)
+    champion = load(job.champion, compute.device) if job.champion else model
     before = [one.text for one in snapshot.new if one.timestamp < job.since]
     before += [one.text for one in snapshot.unlabelled if one.timestamp < job.since]
     after = [one.text for one in snapshot.unlabelled if one.timestamp >= job.since]
@@ -126,10 +134,12 @@ def moved(job: Job, snapshot: Snapshot, compute: Compute) -> Moved:
         )
     if not (after or labelled):
         raise JobError("no text is from after the label mix moved", "wait for some")
-    old = _said(model, before, compute).mean(axis=0)
+    old = _said(champion, before, compute).mean(axis=0)
     counts = np.array([labelled.count(label) for label in model.labels], dtype=np.float64)
-    new = new_priors(_said(model, after, compute), old, counts)
-    _move_bias(model, np.log(new / np.maximum(old, SMALLEST)))
+    new = new_priors(_said(champion, after, compute), old, counts)
+    learned = np.maximum(_said(model, before, compute).mean(axis=0) if job.champion else old, SMALLEST)
+    odds = learned * np.exp(_log_odds(champion) - _log_odds(model)) * new / np.maximum(old, SMALLEST)
+    _move_bias(model, np.log(_bounded(odds / odds.sum(), learned, FURTHEST_IN_ALL) / learned))
     return Moved(model, _by_label(model, old), _by_label(model, new), len(labelled), len(after))
 
 
@@ -141,9 +151,14 @@ def _by_label(model: LoadedModel, shares: Floats) -> dict[str, float]:
     return dict(zip(model.labels, map(float, shares), strict=True))
 
 
+def _log_odds(model: LoadedModel) -> Floats:
+    """What its bias adds to the log-odds of each label: logits are divided by the temperature when scoring."""
+    bias: Floats = model.classifier.head.bias.detach().double().cpu().numpy()
+    return bias / model.description.temperature
+
+
 @torch.no_grad()
 def _move_bias(model: LoadedModel, log_odds: Floats) -> None:
     bias = model.classifier.head.bias
-    # Logits are divided by the temperature when scoring.
     step = torch.from_numpy(log_odds * model.description.temperature)
     bias.add_(step.to(bias.device, bias.dtype))

@@ -177,8 +177,11 @@ def test_it_is_tried_only_on_texts_from_after_the_move_whose_labels_told_it_noth
     unlabelled = [*range(MOVED - 100, MOVED), *range(720, TEXTS)]
     assert tried == {f"t{place}" for place in unlabelled if at(place) >= moved}
 
-    # What learns next is judged beside a champion that follows the mix; what learns after that is not.
+    # What learns next goes on from the bias that was learned, and is judged beside a champion that follows the mix;
+    # what learns after that is not.
     learned = learn(desk)
+    followed = read_job(config.home / "jobs" / "job-00002")
+    assert (followed.parent, followed.champion) == tuple(config.home / "models" / name for name in ("v1", "v2"))
     assert learned["state"] == "promoted", learned["because"]
     assert learned["gate"]["apart_from_mix"]
     desk.step(labels=labels[720:760])

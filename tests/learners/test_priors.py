@@ -13,7 +13,7 @@ from learners.evaluation import accuracy, log_loss
 from learners.job import Example, Job, Recent, Report, write_rows
 from learners.judging import answers
 from learners.model import load
-from learners.priors import FURTHEST, LEAST_BEFORE, new_priors
+from learners.priors import FURTHEST, FURTHEST_IN_ALL, LEAST_BEFORE, new_priors
 from learners.run import run
 from tests.learners.conftest import write_job
 from tests.sentences import LABELS, SUBJECTS, WORDS
@@ -62,9 +62,18 @@ def parent(job: Job, tmp_path: Path) -> Path:
 
 
 def follow(
-    directory: Path, job: Job, parent: Path, *, new: list[Example], unlabelled: list[Example], since: float = MOVED
+    directory: Path,
+    job: Job,
+    parent: Path,
+    *,
+    new: list[Example],
+    unlabelled: list[Example],
+    since: float = MOVED,
+    champion: Path | None = None,
 ) -> Report:
-    settings = job.model_copy(update={"id": "job-2", "method": "priors", "parent": parent, "since": since})
+    settings = job.model_copy(
+        update={"id": "job-2", "method": "priors", "parent": parent, "champion": champion, "since": since}
+    )
     write_job(directory, Job.model_validate(settings.model_dump()), new=new)
     write_rows(directory / "unlabelled.jsonl", without_labels(unlabelled))
     return run(directory)
@@ -141,6 +150,44 @@ def test_nothing_moves_but_the_bias_by_the_log_of_the_ratio_at_the_models_temper
     # And what the weights were worth to the past is handed on.
     worth = [(place / "mas.safetensors").read_bytes() for place in (parent, tmp_path / "job/candidate")]
     assert worth[0] == worth[1]
+
+
+def bias_of(directory: Path) -> np.ndarray:
+    model = load(directory, torch.device("cpu"))
+    bias: np.ndarray = model.classifier.head.bias.detach().numpy()
+    return bias / model.description.temperature
+
+
+def test_a_mix_that_moves_back_is_followed_back_from_what_the_champion_expects(job, parent, tmp_path):
+    since, back = stream(NEW, 400, seed=3, start=MOVED), stream(OLD, 400, seed=4, start=2 * MOVED)
+    follow(tmp_path / "there", job, parent, new=[*before(), *since], unlabelled=[])
+
+    champion = tmp_path / "there/candidate"
+    follow(tmp_path / "back", job, parent, new=[*since, *back], unlabelled=[], since=2 * MOVED, champion=champion)
+
+    learned, there, again = (bias_of(place) for place in (parent, champion, tmp_path / "back/candidate"))
+    # What a bias adds to all labels alike says nothing.
+    there, again = (moved - learned - (moved - learned).mean() for moved in (there, again))
+    assert np.ptp(there) > 1.0
+    assert np.ptp(again) < np.ptp(there) / 2, (there, again)
+
+
+def test_no_number_of_moves_takes_a_label_away_for_good(job, parent, tmp_path):
+    never_the_last = np.array([0.6, 0.4, 0.0])
+    champion, learned = parent, bias_of(parent)
+    ranges = []
+    for turn in range(1, 5):
+        moment = turn * MOVED
+        there = stream(never_the_last, 400, seed=2 * turn, start=moment - MOVED)
+        since = stream(never_the_last[[1, 0, 2]], 400, seed=2 * turn + 1, start=moment)
+        place = tmp_path / f"turn-{turn}"
+        follow(place, job, parent, new=[*there, *since], unlabelled=[], since=moment, champion=champion)
+        champion = place / "candidate"
+        ranges.append(float(np.ptp(bias_of(champion) - learned)))
+
+    assert ranges[0] <= 2 * np.log(FURTHEST) + 1e-4
+    assert max(ranges) <= 2 * np.log(FURTHEST_IN_ALL) + 1e-4
+    assert ranges[-1] > np.log(FURTHEST)
 
 
 @pytest.mark.parametrize(
