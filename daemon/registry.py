@@ -28,7 +28,8 @@ class RegistryError(RelearndError):
 class Manifest(BaseModel):
     """What a version is and where it came from. `sha256` is over the names and hashes of all its files.
 
-    It was judged beside `parent`, and learned on from that or from `challenger`, a candidate that never went live.
+    It was judged beside `parent`, and learned on from that, or from what learned its weights where that only follows
+    the label mix; or else from `challenger`, a candidate that never went live.
     """
 
     model_config = ConfigDict(frozen=True)
