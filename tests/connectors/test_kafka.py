@@ -564,7 +564,16 @@ def test_a_transaction_that_ended_while_its_partition_had_no_broker_has_ended_th
         room = Room(cluster)
         with room.admin() as admin:
             admin.create_topics({"alone": {"num_partitions": 1, "replication_factor": 1}}, wait_for_metadata=True)
-            (leader,) = (partition["leader_id"] for partition in admin.describe_topics(["alone"])[0]["partitions"])
+
+            leaders: list[int] = []
+
+            def is_led() -> bool:
+                partitions = admin.describe_topics(["alone"])[0]["partitions"]
+                leaders[:] = [partition["leader_id"] for partition in partitions]
+                return bool(leaders)
+
+            # Any broker may be asked, and not each of them knows yet.
+            wait_until(is_led, "nobody leads the topic")
         connector = room.open(**({} if commit else QUICK))
         patience = Patience(threading.Event(), cluster.bootstrap)
 
@@ -579,12 +588,12 @@ def test_a_transaction_that_ended_while_its_partition_had_no_broker_has_ended_th
         producer.begin_transaction()
         producer.send("alone", b"left")
         producer.flush()
-        cluster.kill(leader)
+        cluster.kill(leaders[0])
         # The coordinator, somewhere else by now, tells all partitions but this one. Not told to, it aborts in time.
         if commit:
             producer.commit_transaction()
         wait_until(lambda: state() == ("CompleteCommit" if commit else "CompleteAbort"), "the transaction has no end")
-        cluster.start(leader)
+        cluster.start(leaders[0])
         successor.write([Outgoing("alone", b"kept")])
         with room.open().reader(["alone"]) as reader:
             assert [message.value for message in drain(reader)] == [b"left"] * commit + [b"kept"]
