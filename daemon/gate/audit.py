@@ -59,7 +59,10 @@ def together(audits: Mapping[str, Mapping[str, Any]], config: GateConfig) -> Aud
 def audit(
     judged: Sequence[Judged], labels: Sequence[str], config: GateConfig, seed: int, *, apart_from_mix: bool = False
 ) -> Audit:
-    """Judge every slice of the old audit examples, and the fresh ones as one slice; as `verdict.judge` does."""
+    """Judge every slice of the old audit examples, and the fresh ones but by their labels.
+
+    `apart_from_mix` is as of `verdict.judge`.
+    """
     known = in_mix_of_past(judged, labels) if apart_from_mix else judged
     old = Answers.of([row for row in known if row.group == "old"], labels)
     fresh = Answers.of([row for row in judged if row.group == "fresh"], labels)
