@@ -157,10 +157,11 @@ def test_one_that_does_hang_on_names_stays_out() -> None:
 
 
 def test_its_confidence_is_judged_by_today_s_mix_on_today_s_labels() -> None:
-    # Told the mix of the past, it would be far from sure of today's labels.
     calibration = verdict(follower()).calibration
     assert calibration is not None
     assert calibration.passed
+    # Told the mix of the past on all of them the two would be as wrong, and by its own on the past it would be worse.
+    assert calibration.candidate < calibration.parent - 0.001
     assert calibration.examples == len(PAST) + len(TODAY)
 
 
