@@ -78,7 +78,9 @@ class Backtest:
         report = self.ledger.report(self._db, self.config)
         if held_out:
             report["holdout"] = {"base": by_domain(self._base, held_out), "final": by_domain(self._engine, held_out)}
-        report["hindsight"] = self.ledger.look_back(self._engine.version, self._load, self.config.memory)
+        report["hindsight"] = self.ledger.look_back(
+            self._engine.version, self._registry.learned, self._load, self.config.memory
+        )
         (self.out / "report.json").write_text(dump(report), encoding="utf-8")
         write_page(report, self.ledger.series(), self.out / "report.html")
         self._db.close()

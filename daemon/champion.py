@@ -19,7 +19,10 @@ CauseOfRollback = Literal["manual", "probation"]
 
 
 class Champion(BaseModel):
-    """The live version. `newest_example` is the last example it was given to learn or keep: later ones are new."""
+    """The live version. `newest_example` is the last example it was given to learn or keep: later ones are new.
+
+    One that only follows the label mix takes each label to be so much likelier as `odds` say than what it learned.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -28,6 +31,7 @@ class Champion(BaseModel):
     parent: str | None
     since: float
     newest_example: int
+    odds: dict[str, float] | None = None
 
 
 class Reign:
@@ -84,7 +88,12 @@ class Reign:
         newest = self._blobs.get_json(memory_of, 0) if newest_example is None else newest_example
         self._blobs.put_json(memory_of, newest)
         self.champion = Champion(
-            version=manifest.version, labels=manifest.labels, parent=parent, since=now, newest_example=newest
+            version=manifest.version,
+            labels=manifest.labels,
+            parent=parent,
+            since=now,
+            newest_example=newest,
+            odds=manifest.odds,
         )
         self._blobs.put("champion", self.champion.model_dump_json().encode())
         self.announce()

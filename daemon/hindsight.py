@@ -4,6 +4,9 @@ Judged on labelled texts of the audit share, which neither learning nor the gate
 best version to the last one (Chaudhry et al. 2018, "Riemannian Walk"); `backward` transfer the last version against the
 one that was live when half of the source's labelled texts had come, `forward` transfer the one that was live when its
 first came against the first of all (Lopez-Paz & Ranzato 2017, "Gradient Episodic Memory"). All are macro-F1.
+
+Versions are those that learned. One that only follows the label mix knows what the one does whose weights it has, and
+has forgotten nothing that its next move would not bring back: while it was live, that one counts as live.
 """
 
 from bisect import bisect_right

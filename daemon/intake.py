@@ -118,7 +118,7 @@ class Intake:
         """
         self._changed = True
         self.prequential.swap(champion.version)
-        self.review.rebase()
+        self.review.rebase(champion)
         self._waiting.sketch_again(
             champion.version, {row.id: np.array(row.sketch, dtype="<f2").tobytes() for row in rescored}
         )

@@ -99,14 +99,20 @@ class Ledger:
             "settings": config.model_dump(mode="json", exclude={"home"}),
         }
 
-    def look_back(self, final: str, load: Callable[[str], Engine], memory: MemoryConfig) -> dict[str, Any] | None:
-        """What each version that was live knew, see `daemon.hindsight`; `final` is the last champion."""
+    def look_back(
+        self, final: str, learned: Callable[[str], str], load: Callable[[str], Engine], memory: MemoryConfig
+    ) -> dict[str, Any] | None:
+        """What each version that was live knew, see `daemon.hindsight`; `final` is the last champion.
+
+        `learned` names the version that learned what another one knows, which only follows the label mix.
+        """
+        live = {model: learned(model) for model in {final, *(score.model for _, score in self._arrived.values())}}
         leads: list[Lead] = []
         for index, score in self._arrived.values():
-            if not leads or leads[-1].version != score.model:
-                leads.append(Lead(index, score.model))
-        if leads and leads[-1].version != final:
-            leads.append(Lead(self.scored, final))
+            if not leads or leads[-1].version != live[score.model]:
+                leads.append(Lead(index, live[score.model]))
+        if leads and leads[-1].version != live[final]:
+            leads.append(Lead(self.scored, live[final]))
         seen = [
             Seen(one.text_index, id, one.score.text, one.score.source, one.truth) for id, one in self.judged.items()
         ]

@@ -85,7 +85,8 @@ def print_report(report: Mapping[str, Any], out: Console) -> None:
             f"(by chance, up to {audits['by_chance']:.1f}); all counted together: {', '.join(audits['fell']) or 'none'}"
         )
     if past := report.get("hindsight"):
-        last = past["versions"][-1]
+        final = past["leads"][-1]["version"]
+        last = next(one for one in past["versions"] if one["version"] == final)
         out.print(
             f"by source, on labels that nothing else used: mean macro-F1 {last['mean']:.3f}, worst {last['worst']} "
             f"{last['known'][last['worst']]:.3f}; forgotten {past['forgot']:.3f}, "

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, Va
 
 from daemon.errors import RelearndError
 from learners.disk import fsync
+from learners.methods.names import PRIORS
 
 MANIFEST = "manifest.json"
 
@@ -29,7 +31,8 @@ class Manifest(BaseModel):
     """What a version is and where it came from. `sha256` is over the names and hashes of all its files.
 
     It was judged beside `parent`, and learned on from that, or from what learned its weights where that only follows
-    the label mix; or else from `challenger`, a candidate that never went live.
+    the label mix; or else from `challenger`, a candidate that never went live. To one that only follows the label mix
+    each label is so much likelier as `odds` say than to what learned its weights.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -47,6 +50,7 @@ class Manifest(BaseModel):
     files: dict[FileName, str]
     sha256: str
     decision: dict[str, Any]
+    odds: dict[str, float] | None = None
 
 
 class Registry:
@@ -85,6 +89,18 @@ class Registry:
         """Whether `version` is here and is the one announced as `sha256`."""
         return self.has(version) and self.manifest(version).sha256 == sha256
 
+    def alike(self, version: str) -> Iterator[str]:
+        """The version, and those that it came of by doing nothing but following the label mix: it has their weights."""
+        yield version
+        while self.has(version) and (made := self.manifest(version)).method == PRIORS:
+            version = made.parent or ""
+            yield version
+
+    def learned(self, version: str) -> str:
+        """The version, still here, that learned what this one knows: itself, unless it only follows the label mix."""
+        *_, learned = filter(self.has, self.alike(version))
+        return learned
+
     def _versions(self) -> list[str]:
         # Hidden folders are copies that were not finished.
         return [path.parent.name for path in self.directory.glob(f"[!.]*/{MANIFEST}")]
@@ -104,6 +120,7 @@ class Registry:
         data_sha256: str,
         seed: int,
         decision: dict[str, Any],
+        odds: dict[str, float] | None = None,
     ) -> Manifest:
         """Move the folder `candidate` in as `version`; a second call for the same job finds it done.
 
@@ -131,6 +148,7 @@ class Registry:
             files=files,
             sha256=_digest(files),
             decision=decision,
+            odds=odds,
         )
         (candidate / MANIFEST).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
         self.directory.mkdir(parents=True, exist_ok=True)

@@ -28,6 +28,9 @@ SHOWN = 5
 #: What a probability of 0 is taken for, so that its loss is a number.
 SURE_NOT = 1e-6
 
+#: Champions that only followed the label mix whose odds are kept: their scores' labels come late. A day has a few.
+MAX_FOLLOWERS = 100
+
 
 class Review:
     """Stands between labels and memory, within the controller's step."""
@@ -46,11 +49,13 @@ class Review:
         self.doubts = Doubts(db)
         saved: dict[str, Any] = self._blobs.get_json("holding", {"sources": [], "moved": None})
         self.holding = Holding(saved["sources"])
+        #: By version: how much likelier a champion that follows the label mix takes each label to be than it learned.
+        self._odds: dict[str, dict[str, float]] = saved.get("odds", {})
         #: When the inputs last moved: labels of older texts say nothing of how right the model is now.
         self._moved: float | None = saved["moved"]
 
     def save(self) -> None:
-        self._blobs.put_json("holding", {"sources": self.holding.state(), "moved": self._moved})
+        self._blobs.put_json("holding", {"sources": self.holding.state(), "moved": self._moved, "odds": self._odds})
 
     def cast(self, label: Label, now: float) -> tuple[Answer, bool]:
         """Count a label with those before it: what its text is by now, and whether that has settled a doubt."""
@@ -89,8 +94,11 @@ class Review:
             self._hold(example, annotator, now, "labels of this source are held since a run of contradictions began")
         else:
             self.learn(example)
-        confident = _top(scored) >= CONFIDENT and (self._moved is None or scored.timestamp >= self._moved)
-        told = Told(scored.id, scored.source, annotator, confident, scored.label != joined.truth)
+        learned = self._learned(scored)
+        confident = max(learned.values(), default=0.0) >= CONFIDENT
+        confident &= self._moved is None or scored.timestamp >= self._moved
+        wrong = bool(learned) and max(learned, key=learned.__getitem__) != joined.truth
+        told = Told(scored.id, scored.source, annotator, confident, wrong)
         change = self.holding.observe(told, now)
         if isinstance(change, Begun):
             return not held, [self._begin(change, scored.model, now)]
@@ -103,10 +111,24 @@ class Review:
         self._moved = moment
         self.holding.start_anew()
 
-    def rebase(self) -> None:
+    def rebase(self, champion: Champion) -> None:
         """Another champion scores, and of texts without a source nobody can say which it has learned."""
+        if champion.odds:
+            known = {**self._odds, champion.version: champion.odds}
+            self._odds = dict(list(known.items())[-MAX_FOLLOWERS:])
         if None not in self.holding.held():
             self.holding.forget(None)
+
+    def _learned(self, scored: Scored) -> dict[str, float]:
+        """What the scoring model learned to say of the text, apart from the label mix that it follows.
+
+        That one label is common by now makes it sure of most texts, and wrong about them as soon as the mix turns back:
+        this is no knowledge that a label could contradict.
+        """
+        said, odds = _probabilities(scored), self._odds.get(scored.model, {})
+        apart = {label: share / odds.get(label, 1.0) for label, share in said.items()}
+        total = sum(apart.values()) or 1.0
+        return {label: share / total for label, share in apart.items()}
 
     def screen(self, champion: Champion, now: float) -> int:
         """Set aside what is likely wrong among the examples to learn; returns how many that were."""
@@ -209,10 +231,6 @@ def _example(scored: Scored, answer: Answer) -> Labelled:
 
 def _probabilities(scored: Scored) -> dict[str, float]:
     return json.loads(scored.probabilities) if scored.probabilities else {}
-
-
-def _top(scored: Scored) -> float:
-    return max(_probabilities(scored).values(), default=0.0)
 
 
 def _named(source: str | None) -> str:

@@ -8,7 +8,7 @@ import json
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
@@ -245,7 +245,9 @@ class Training:
         method: Literal["priors", "as-is"] | None = None,
         since: float = 0.0,
     ) -> learners.job.Job:
-        learned = self._registry.path(self._learned(champion.version))
+        # A bias that follows the label mix would have to be learned away, at the rate of a weight, and would stay in
+        # all that come of it.
+        learned = self._registry.path(self._registry.learned(champion.version))
         parent = self._path(challenger) / CANDIDATE if challenger else learned
         live = self._registry.path(champion.version)
         return job_settings(
@@ -266,7 +268,9 @@ class Training:
         than this champion.
         """
         kept = self._kept()
-        usable = kept and kept.parent in self._alike(champion.version) and (self._path(kept) / CANDIDATE).is_dir()
+        usable = (
+            kept and kept.parent in self._registry.alike(champion.version) and (self._path(kept) / CANDIDATE).is_dir()
+        )
         return kept if usable else None
 
     def _kept(self) -> Job | None:
@@ -276,22 +280,6 @@ class Training:
             return None
         looks = [look.decision for look in self.jobs.looks(last.version) if "gate" in (look.decision or {})]
         return last if all(_unproved(decision or {}) for decision in (last.decision, *looks)) else None
-
-    def _alike(self, version: str) -> Iterator[str]:
-        """The version, and those that it came of by doing nothing but following the label mix: it has their weights."""
-        yield version
-        while self._registry.has(version) and (made := self._registry.manifest(version)).method == PRIORS:
-            version = made.parent or ""
-            yield version
-
-    def _learned(self, version: str) -> str:
-        """The version that learned what this one knows: itself, unless it does nothing but follow the label mix.
-
-        What learns next goes on from that one's bias. A follower's would have to be learned away, at the rate of a
-        weight, and would stay in all that come of it.
-        """
-        *_, learned = filter(self._registry.has, self._alike(version))
-        return learned
 
     def _of_mix(self, snapshot: Snapshot, moved: float) -> Snapshot:
         """What was labelled before the mix moved says nothing of how well it is followed.
@@ -457,6 +445,7 @@ class Training:
             data_sha256=told["data_sha256"],
             seed=told["seed"],
             decision=decision,
+            odds=told.get("odds"),
         )
 
     def _seed(self, job: Job) -> int:

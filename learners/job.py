@@ -307,7 +307,8 @@ class Report(_Strict):
     `pseudo_labelled` texts were learned under the parent's word, at `pseudo_label_threshold` of its confidence or more;
     None if no confidence was good enough. `passed_over` were in the job and not gone over. `pretraining_steps` came
     before `steps`. `trained_weights` are how many numbers training could change; `tuning` says which. `old_priors` and
-    `new_priors`, by label, are those that a run of `priors` has told.
+    `new_priors`, by label, are those that a run of `priors` has told; `odds` how much likelier its candidate takes each
+    label to be than what learned its weights.
     """
 
     job: str
@@ -330,6 +331,7 @@ class Report(_Strict):
     trained_weights: int = 0
     old_priors: dict[str, float] | None = None
     new_priors: dict[str, float] | None = None
+    odds: dict[str, float] | None = None
     data_sha256: str
     seed: int
 

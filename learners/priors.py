@@ -49,11 +49,15 @@ Floats = npt.NDArray[np.float64]
 
 
 class Moved(NamedTuple):
-    """A model with its bias moved; `old` and `new` priors by label, and how many labels and texts told the new ones."""
+    """A model with its bias moved; `old` and `new` priors by label, and how many labels and texts told the new ones.
+
+    `odds` are how much likelier it takes each label to be than it had learned.
+    """
 
     model: LoadedModel
     old: dict[str, float]
     new: dict[str, float]
+    odds: dict[str, float]
     labels: int
     texts: int
 
@@ -138,9 +142,17 @@ def moved(job: Job, snapshot: Snapshot, compute: Compute) -> Moved:
     counts = np.array([labelled.count(label) for label in model.labels], dtype=np.float64)
     new = new_priors(_said(champion, after, compute), old, counts)
     learned = np.maximum(_said(model, before, compute).mean(axis=0) if job.champion else old, SMALLEST)
-    odds = learned * np.exp(_log_odds(champion) - _log_odds(model)) * new / np.maximum(old, SMALLEST)
-    _move_bias(model, np.log(_bounded(odds / odds.sum(), learned, FURTHEST_IN_ALL) / learned))
-    return Moved(model, _by_label(model, old), _by_label(model, new), len(labelled), len(after))
+    wanted = learned * np.exp(_log_odds(champion) - _log_odds(model)) * new / np.maximum(old, SMALLEST)
+    odds = _bounded(wanted / wanted.sum(), learned, FURTHEST_IN_ALL) / learned
+    _move_bias(model, np.log(odds))
+    return Moved(
+        model,
+        old=_by_label(model, old),
+        new=_by_label(model, new),
+        odds=_by_label(model, odds),
+        labels=len(labelled),
+        texts=len(after),
+    )
 
 
 def _said(model: LoadedModel, texts: Sequence[str], compute: Compute) -> Floats:

@@ -108,6 +108,7 @@ def _do(directory: Path) -> Report:
         pretraining_steps=learned.pretraining_steps,
         old_priors=learned.old_priors,
         new_priors=learned.new_priors,
+        odds=learned.odds,
         data_sha256=data_sha256(directory),
         seed=job.seed,
     )

@@ -52,6 +52,7 @@ class Learned(NamedTuple):
     interpolation: float | None = None
     old_priors: dict[str, float] | None = None
     new_priors: dict[str, float] | None = None
+    odds: dict[str, float] | None = None
 
 
 class Taught(NamedTuple):
@@ -104,6 +105,7 @@ def _follow_mix(directory: Path, job: Job, snapshot: Snapshot, compute: Compute)
         trained_weights=len(told.new),
         old_priors=told.old,
         new_priors=told.new,
+        odds=told.odds,
     )
 
 

@@ -244,7 +244,7 @@ class Demo:
             "base": by_domain(self._base, self.stream.holdout),
             "final": by_domain(champion, self.stream.holdout),
         }
-        report["hindsight"] = self.ledger.look_back(final, load, self.config.memory)
+        report["hindsight"] = self.ledger.look_back(final, registry.learned, load, self.config.memory)
         db.close()
         (self.directory / "report.json").write_text(dump(report), encoding="utf-8")
         write_page(report, self.ledger.series(), self.directory / "report.html")

@@ -173,6 +173,9 @@ def test_it_is_tried_only_on_texts_from_after_the_move_whose_labels_told_it_noth
     assert judged["state"] == "promoted", judged["because"]
     assert judged["gate"]["apart_from_mix"]
     assert at(MOVED - 30) < moved < at(MOVED + 30)
+    followed = desk.controller.champion
+    assert followed is not None
+    assert followed.odds == judged["report"]["odds"]
     tried = {row[0] for row in desk.db.execute("SELECT id FROM probation")}
     unlabelled = [*range(MOVED - 100, MOVED), *range(720, TEXTS)]
     assert tried == {f"t{place}" for place in unlabelled if at(place) >= moved}
@@ -184,6 +187,8 @@ def test_it_is_tried_only_on_texts_from_after_the_move_whose_labels_told_it_noth
     assert (followed.parent, followed.champion) == tuple(config.home / "models" / name for name in ("v1", "v2"))
     assert learned["state"] == "promoted", learned["because"]
     assert learned["gate"]["apart_from_mix"]
+    assert desk.controller.champion is not None
+    assert desk.controller.champion.odds is None
     desk.step(labels=labels[720:760])
     assert not learn(desk)["gate"]["apart_from_mix"]
     desk.close()

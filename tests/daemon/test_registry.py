@@ -19,16 +19,23 @@ def candidate(directory: Path, weights: bytes = b"weights") -> Path:
 
 
 def add(
-    registry: Registry, folder: Path, version: str = "v1", *, job: str = "job-00001", created_at: datetime = MADE
+    registry: Registry,
+    folder: Path,
+    version: str = "v1",
+    *,
+    parent: str | None = None,
+    job: str = "job-00001",
+    created_at: datetime = MADE,
+    method: str = "replay",
 ) -> Manifest:
     return registry.add(
         folder,
         version=version,
-        parent=None,
+        parent=parent,
         created_at=created_at,
         job=job,
         trigger="labels",
-        method="replay",
+        method=method,
         labels=["down", "up"],
         data_sha256="0" * 64,
         seed=3,
@@ -49,6 +56,20 @@ def test_a_version_is_moved_in_whole_and_verifies(registry: Registry, tmp_path: 
     assert registry.manifests() == [made]
     assert set(made.files) == {"model.safetensors", "config.json"}
     assert registry.verify("v1") == registry.verify("v1", made.sha256) == registry.path("v1")
+
+
+def test_what_only_follows_the_label_mix_knows_what_the_one_learned_that_it_came_of(
+    registry: Registry, tmp_path: Path
+) -> None:
+    for number, method in enumerate(["der", "priors", "priors", "der"], 1):
+        parent = f"v{number - 1}" if number > 1 else None
+        add(registry, candidate(tmp_path / "candidate"), f"v{number}", parent=parent, method=method)
+
+    assert [registry.learned(f"v{number}") for number in (1, 2, 3, 4)] == ["v1", "v1", "v1", "v4"]
+    assert list(registry.alike("v3")) == ["v3", "v2", "v1"]
+    # The oldest that is still here speaks for those that somebody removed.
+    shutil.rmtree(registry.path("v1"))
+    assert registry.learned("v3") == "v2"
 
 
 def test_adding_twice_for_the_same_job_finds_it_done(registry: Registry, tmp_path: Path) -> None:

@@ -192,6 +192,40 @@ def test_without_holding_everything_is_learned_from(config):
     desk.close()
 
 
+def follow(desk: Desk, odds: dict[str, float]) -> None:
+    """From here on, the champion has these odds from following the label mix."""
+    desk.controller.intake.review.rebase(desk.controller.champion.model_copy(update={"odds": odds}))
+    desk.controller.intake.changed()
+    desk.step()
+
+
+def leaning(number: int) -> dict[str, Any]:
+    """A score that is sure of the label that follows the mix, and would not be without."""
+    return score_row(number, label="positive", probabilities={"positive": 0.94, "negative": 0.05, "neutral": 0.01})
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_what_a_model_is_sure_of_for_the_label_mix_alone_is_no_poison_when_it_turns_back(config, restarts):
+    desk = Desk(config)
+    follow(desk, {"positive": 8.0, "negative": 0.25, "neutral": 0.25})
+    desk.step([leaning(n) for n in range(120)], [label_row(n) | {"label": "positive"} for n in range(80)])
+    if restarts:
+        desk.close()
+        desk = Desk(config)
+    desk.step([], [label_row(n) | {"label": "negative"} for n in range(80, 120)])
+    assert alerts(desk) == []
+    assert examples(desk)["t100"] == "negative"
+    desk.close()
+
+
+def test_labels_that_contradict_what_a_model_learned_are_held_whatever_mix_it_follows(desk):
+    desk.step([sure(n) for n in range(80)], [label_row(n) for n in range(80)])
+    follow(desk, dict.fromkeys(LABELS, 1.0) | {"positive": 1.5})
+    desk.step([sure(n) for n in range(80, 120)], [flipped(n) for n in range(80, 120)])
+    assert alerts(desk) == [("labels-held", "firing", "formal")]
+    assert "t100" not in examples(desk)
+
+
 def test_when_the_texts_have_moved_a_contradiction_is_no_poison(desk):
     desk.step([sure(n) for n in range(160)], [label_row(n) for n in range(80)])
     desk.controller.intake.review.moved(START.timestamp() + 60 * 80)

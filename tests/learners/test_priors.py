@@ -147,6 +147,7 @@ def test_nothing_moves_but_the_bias_by_the_log_of_the_ratio_at_the_models_temper
     ratios = [report.new_priors[label] / report.old_priors[label] for label in LABELS]
     step = (after["head.bias"] - was.classifier.head.bias.detach()).numpy()
     np.testing.assert_allclose(step, np.log(ratios) * was.description.temperature, atol=1e-5)
+    assert report.odds == pytest.approx(dict(zip(LABELS, ratios, strict=True)), rel=1e-4)
     # And what the weights were worth to the past is handed on.
     worth = [(place / "mas.safetensors").read_bytes() for place in (parent, tmp_path / "job/candidate")]
     assert worth[0] == worth[1]
@@ -158,14 +159,20 @@ def bias_of(directory: Path) -> np.ndarray:
     return bias / model.description.temperature
 
 
-def test_a_mix_that_moves_back_is_followed_back_from_what_the_champion_expects(job, parent, tmp_path):
+def test_a_mix_that_moves_back_is_followed_back_from_what_the_champion_expects(job, parent, tmp_path, compute):
     since, back = stream(NEW, 400, seed=3, start=MOVED), stream(OLD, 400, seed=4, start=2 * MOVED)
     follow(tmp_path / "there", job, parent, new=[*before(), *since], unlabelled=[])
 
     champion = tmp_path / "there/candidate"
-    follow(tmp_path / "back", job, parent, new=[*since, *back], unlabelled=[], since=2 * MOVED, champion=champion)
+    report = follow(
+        tmp_path / "back", job, parent, new=[*since, *back], unlabelled=[], since=2 * MOVED, champion=champion
+    )
 
     learned, there, again = (bias_of(place) for place in (parent, champion, tmp_path / "back/candidate"))
+    # What is said of the odds is what it takes to know what was learned.
+    held_out = stream(OLD, 100, seed=5)
+    apart = said(tmp_path / "back/candidate", held_out, compute)[0] / [(report.odds or {})[label] for label in LABELS]
+    np.testing.assert_allclose(apart / apart.sum(axis=1, keepdims=True), said(parent, held_out, compute)[0], atol=1e-4)
     # What a bias adds to all labels alike says nothing.
     there, again = (moved - learned - (moved - learned).mean() for moved in (there, again))
     assert np.ptp(there) > 1.0
