@@ -24,8 +24,14 @@ def print_verdict(verdict: Record, console: Console) -> None:
     console.print(about)
     console.print(_tests(verdict, settings or {}))
     console.print("p: what luck explains, of being so much better (Brier) or so much worse (all others).")
+    old, fresh = ([one for one in verdict["slices"] if one.get("fresh", False) is so] for so in (False, True))
+    if old:
+        _print_slices("what it knew before", old, console)
+    else:
+        console.print("no slice of old examples was large enough to judge")
+    if fresh:
+        _print_slices("what is fresh, by where it comes from", fresh, console)
     if verdict["slices"]:
-        _print_slices("what it knew before", verdict["slices"], console)
         if verdict.get("apart_from_mix"):
             console.print(
                 "One of the two follows the label mix. Old slices and names were judged as if both expected the mix of "
@@ -36,8 +42,6 @@ def print_verdict(verdict: Record, console: Console) -> None:
                 f"A slice fell when it lost more than {settings['slice_tolerance']:g}, and luck explains that with "
                 f"{settings['alpha']:g} or less, counting all slices."
             )
-    else:
-        console.print("no slice of old examples was large enough to judge")
 
 
 def print_audit(audit: Record, console: Console) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 
@@ -20,7 +19,7 @@ class Comparison:
 
     `p_worse` is the chance of the candidate being so much worse by luck; of slices, as it counts among all that are
     looked at together. `unused` and `unused_change` are of those examples that have helped to promote no model, where
-    these let a slice pass that seemed to have fallen.
+    these let a slice pass that seemed to have fallen. `fresh` examples tell nothing of what was known before.
     """
 
     name: str
@@ -31,15 +30,11 @@ class Comparison:
     passed: bool
     unused: int = 0
     unused_change: float = 0.0
+    fresh: bool = False
 
     @property
     def change(self) -> float:
         return self.candidate - self.parent
-
-    @property
-    def fresh(self) -> bool:
-        """Whether it is of fresh examples, and not of what was known before."""
-        return self.name.startswith(("everything fresh", "fresh "))
 
 
 def judge_slices(
@@ -63,7 +58,7 @@ def judge_slices(
     below a champion on 373 of them, and next to nothing on 350 others of the same kind.) So a slice that would fail is
     let pass when `slice_min` or more of `unused`, the old ones that promoted nobody, show no fall beyond the tolerance.
     """
-    compared = [*_compare(old, labels, seed), *(_by_origin(fresh, "fresh") if fresh else [])]
+    compared = [*_compare(old, labels, seed), *(_by_origin(fresh, fresh=True) if fresh else [])]
     judged = [one for one in compared if one.examples >= config.slice_min]
     counted = holm([one.p_worse for one in judged])
     slices = [
@@ -96,22 +91,23 @@ def _compare(old: Answers, labels: Sequence[str], seed: int) -> Iterator[Compari
         yield _f1_fall(f"label {label}", old, number, seed)
 
 
-def _by_origin(answers: Answers, group: Literal["old", "fresh"] = "old") -> Iterator[Comparison]:
+def _by_origin(answers: Answers, *, fresh: bool = False) -> Iterator[Comparison]:
     """Everything, each source, and each key."""
     parent, candidate = answers.right()
-    yield _fall(f"everything {group}", parent, candidate)
-    fresh = "fresh " if group == "fresh" else ""
+    yield _fall(f"everything {'fresh' if fresh else 'old'}", parent, candidate, fresh)
+    prefix = "fresh " if fresh else ""
     for kind, names in (("source", answers.sources), ("key", answers.keys)):
         among = np.array(["" if name is None else name for name in names], dtype=object)
         # A text need not have a key, and those without one are nothing in common.
         for name in sorted(set(among) - ({""} if kind == "key" else set())):
             inside = among == name
-            yield _fall(f"{fresh}{kind} {name or 'unnamed'}", parent[inside], candidate[inside])
+            yield _fall(f"{prefix}{kind} {name or 'unnamed'}", parent[inside], candidate[inside], fresh)
 
 
-def _fall(name: str, parent: Bools, candidate: Bools) -> Comparison:
+def _fall(name: str, parent: Bools, candidate: Bools, fresh: bool) -> Comparison:
     """Accuracies, from whether each model is right on each example; not judged yet."""
-    return Comparison(name, len(parent), mean(parent), mean(candidate), p_more_often(parent, candidate), False)
+    p_worse = p_more_often(parent, candidate)
+    return Comparison(name, len(parent), mean(parent), mean(candidate), p_worse, False, fresh=fresh)
 
 
 def _f1_fall(name: str, old: Answers, label: int, seed: int) -> Comparison:

@@ -298,7 +298,11 @@ def test_a_slice_that_was_cleared_says_by_what(fitted: Config) -> None:
 
 
 def test_what_was_judged_apart_from_the_label_mix_is_said(fitted: Config) -> None:
-    follower = replace(VERDICT, slices=[Comparison("everything old", 80, 0.8, 0.8, 1.0, True)], apart_from_mix=True)
+    slices = [
+        Comparison("everything old", 80, 0.8, 0.8, 1.0, True),
+        Comparison("fresh source wire", 40, 0.7, 0.9, 1.0, True, fresh=True),
+    ]
+    follower = replace(VERDICT, slices=slices, apart_from_mix=True)
     for version, verdict in (("v2", follower), ("v3", replace(follower, apart_from_mix=False))):
         add_version(fitted, version, "v1", verdict.as_dict())
 
@@ -306,6 +310,10 @@ def test_what_was_judged_apart_from_the_label_mix_is_said(fitted: Config) -> Non
 
     assert "judged as if both expected the mix of the past" in " ".join(v2.split())
     assert "label mix" not in v3
+    known, fresh = v2.split("what is fresh, by where it comes from")
+    assert "everything old" in known.split("what it knew before")[1]
+    assert "fresh source wire" in fresh
+    assert "fresh source wire" not in known
 
 
 def test_a_version_of_an_earlier_release_shows_what_is_known_of_it(fitted: Config) -> None:
