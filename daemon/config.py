@@ -166,7 +166,7 @@ class MemoryConfig(Section):
     """The labelled examples that a model learns from and is judged on."""
 
     recent: int = Field(2_000, gt=0, description="Newest labelled examples to learn from: a sliding window.")
-    replay: int = Field(3_000, ge=0, description="Older ones kept for replay, balanced by time, class and source.")
+    replay: int = Field(20_000, ge=0, description="Older ones kept for replay, balanced by time, class and source.")
     keep: Literal["uniform", "loss", "diversity"] = Field(
         "uniform",
         description="Which of those of one class and source stay when the older part is full: a `uniform` sample over "
@@ -242,6 +242,11 @@ class TriggersConfig(Section):
     )
     accuracy: AccuracyDropConfig = AccuracyDropConfig()
     schedule: str = Field("", description="A cron expression (`0 3 * * *`) in UTC; empty for none.")
+    rehearse: Share = Field(
+        0.5,
+        description="Of all remembered examples, the share that has come since a run last went over all of them, at "
+        "which the next one does so, once; one that drift or accuracy calls for does not. 0 turns this off.",
+    )
     min_labels: int = Field(
         100,
         gt=0,

@@ -39,6 +39,18 @@ log = structlog.get_logger(__name__)
 #: How often the bounds of memory and of what waits are enforced, in seconds of the stream's clock.
 HOUSEKEEPING = 60.0
 
+#: What a controller has noticed and not yet acted on, before it has noticed anything; `rehearsed` is the latest example
+#: that was there when a run last went over all of them.
+NOTHING_NOTICED: Mapping[str, Any] = {
+    "drift": None,
+    "mix": None,
+    "manual": None,
+    "best_accuracy": None,
+    "schedule_seen": None,
+    "held": None,
+    "rehearsed": 0,
+}
+
 
 class Controller:
     """Owns the state `db` from the moment it is made; not for use by several threads at once."""
@@ -67,10 +79,7 @@ class Controller:
         self.intake = Intake(db, config, metrics, self.memory, self.waiting)
         self.asking = Asking(db, config.asking, self.waiting)
         #: What has been noticed and not yet acted on; stored with each step.
-        self._noticed: dict[str, Any] = self._blobs.get_json(
-            "noticed",
-            {"drift": None, "mix": None, "manual": None, "best_accuracy": None, "schedule_seen": None, "held": None},
-        )
+        self._noticed: dict[str, Any] = {**NOTHING_NOTICED, **self._blobs.get_json("noticed", {})}
         self._noticed_saved: dict[str, Any] = {}
 
     @property
@@ -85,6 +94,7 @@ class Controller:
                 champion = self.reign.begin(now, self.memory.newest())
                 if champion is not None:
                     self._rebase(champion, [], now)
+                    self._noticed["rehearsed"] = champion.newest_example
             self.reign.announce()
             self._save()
         self.training.supervise()
@@ -315,6 +325,8 @@ class Controller:
         if firing.trigger == "proof" and (challenger := self.training.challenger(champion)) is not None:
             return self.training.look_again(firing, champion, challenger, now)
         if firing.trigger != "mix":
+            if firing.rehearses:
+                self._noticed["rehearsed"] = self.memory.newest()
             return self.training.start(firing, champion, now)
         moved = self._noticed["mix"]
         # It stays until a champion follows it: too few labels may have judged this run for it to show what it is worth.
@@ -364,4 +376,6 @@ class Controller:
             unproved=challenger.version if challenger else None,
             labels_since_unproved=self.memory.count("learn", since=since) + self.memory.count("gate", since=since),
             looks=len(self.training.jobs.looks(challenger.version)) if challenger else 0,
+            remembered=self.memory.count("learn"),
+            unrehearsed=self.memory.count("learn", since=self._noticed["rehearsed"]),
         )

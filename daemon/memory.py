@@ -151,6 +151,10 @@ class Memory:
         after = max(since, self._recent_boundary())
         return self._examples("share = 'learn' AND seq > ? ORDER BY seq", (after,), since)
 
+    def everything(self, since: int) -> list[Example]:
+        """All examples to learn, oldest first: what came after number `since` is fresh, the rest old."""
+        return self._examples("share = 'learn' ORDER BY seq", (), since)
+
     def replay(self, since: int, count: int, seed: int) -> list[Example]:
         """`count` examples up to number `since`, balanced over source and class, drawn anew for each `seed`."""
         everything = self._examples("share = 'learn' AND seq <= ? ORDER BY seq", (since,), since)

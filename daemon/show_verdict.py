@@ -54,11 +54,11 @@ def print_audit(audit: Record, console: Console) -> None:
 def _tests(verdict: Record, settings: Record) -> Table:
     alpha, tolerance = settings.get("alpha"), settings.get("slice_tolerance")
     table = _table("test", "p", "allowed", "result", title="tests")
-    fresh = str(verdict["fresh"])
+    fresh, old = verdict["fresh"], verdict.get("old", 0)
     better = verdict["p_better"]
     table.add_row(
-        "Brier, fresh",
-        fresh,
+        "Brier, old and fresh" if old else "Brier, fresh",
+        str(fresh + old),
         *_figures(verdict["parent_brier"], verdict["candidate_brier"]),
         f"{better:.4f}",
         "" if alpha is None else f"p < {alpha:g}",
@@ -67,7 +67,7 @@ def _tests(verdict: Record, settings: Record) -> Table:
     fell = verdict["parent_accuracy"] - verdict["candidate_accuracy"]
     table.add_row(
         "accuracy, fresh",
-        fresh,
+        str(fresh),
         *_figures(verdict["parent_accuracy"], verdict["candidate_accuracy"]),
         "",
         "" if tolerance is None else f"-{tolerance:g}",

@@ -196,9 +196,12 @@ class Training:
             created_at=now,
             newest_example=self._memory.newest(),
         )
-        settings = self._settings(job, champion, challenger)
+        settings = self._settings(job, champion, challenger, rehearses=firing.rehearses)
         learned = challenger.newest_example if challenger else champion.newest_example
-        make_job(settings, self._snapshot(champion, learned, settings.seed), self._path(job))
+        snapshot = self._snapshot(champion, learned, settings.seed)
+        if firing.rehearses:
+            snapshot = replace(snapshot, new=self._memory.everything(learned), replay=())
+        make_job(settings, snapshot, self._path(job))
         return job
 
     def follow_mix(self, firing: Firing, champion: Champion, now: float, *, since: float) -> Job:
@@ -244,6 +247,7 @@ class Training:
         *,
         method: Literal["priors", "as-is"] | None = None,
         since: float = 0.0,
+        rehearses: bool = False,
     ) -> learners.job.Job:
         # A bias that follows the label mix would have to be learned away, at the rate of a weight, and would stay in
         # all that come of it.
@@ -259,6 +263,7 @@ class Training:
             seed=self._seed(job),
             method=method,
             since=since,
+            rehearses=rehearses,
         )
 
     def challenger(self, champion: Champion) -> Job | None:
@@ -410,6 +415,7 @@ class Training:
             config=self._thresholds(job),
             seed=self._seed(job),
             apart_from_mix=apart,
+            rehearsed=settings.rehearses,
         )
         details = {"gate": verdict.as_dict(), "report": report.model_dump()}
         if not verdict.promoted:

@@ -19,6 +19,9 @@ TriggerName = Literal["drift", "mix", "proof", "labels", "accuracy", "schedule",
 #: Triggers of runs that learn. Of the others one follows the label mix, and one judges a candidate again.
 LEARN: tuple[TriggerName, ...] = ("drift", "labels", "accuracy", "schedule", "manual")
 
+#: Of these, those that may take their time.
+UNHURRIED: tuple[TriggerName, ...] = ("labels", "schedule", "manual")
+
 DAY = 86_400.0
 
 #: After this many rejections in a row the next try waits no longer: 8 times `triggers.min_labels`; and a label mix is
@@ -55,6 +58,8 @@ class Situation:
         unproved: the candidate that lacked nothing but proof, and that the next run goes on from; None without one.
         labels_since_unproved: labels that have come since it learned, and that the gate may use.
         looks: how often it was judged again.
+        remembered: examples to learn that are remembered.
+        unrehearsed: of these, those that have come since the last run that went over all.
     """
 
     now: float
@@ -76,16 +81,22 @@ class Situation:
     unproved: str | None = None
     labels_since_unproved: int = 0
     looks: int = 0
+    remembered: int = 0
+    unrehearsed: int = 0
 
 
 @dataclass(frozen=True)
 class Firing:
-    """A trigger and whether it starts a run (`fired`) or why not (`held`)."""
+    """A trigger and whether it starts a run (`fired`) or why not (`held`).
+
+    `rehearses`: the run goes over everything that is remembered, instead of what is new and as much of what is not.
+    """
 
     trigger: TriggerName
     outcome: Literal["fired", "held"]
     reason: str
     held_by: str = ""
+    rehearses: bool = False
 
 
 #: Which kind of drift matters more: a concept that changed makes scores wrong, others may or may not.
@@ -116,10 +127,24 @@ def decide(situation: Situation, config: TriggersConfig) -> Firing | None:
     for trigger, reason in _calls(situation, config):
         held = _hold(trigger, situation, config)
         if held is None:
-            return Firing(trigger, "fired", reason)
+            due = trigger in UNHURRIED and _rehearsal_due(situation, config)
+            return Firing(trigger, "fired", f"{reason}; {due}" if due else reason, rehearses=bool(due))
         held_by, why = held
         first_held = first_held or Firing(trigger, "held", f"{reason}; held: {why}", held_by)
     return first_held
+
+
+def _rehearsal_due(situation: Situation, config: TriggersConfig) -> str | None:
+    """Why a run should go over everything remembered; None when enough of that was gone over together.
+
+    As what is remembered grows, each such run is over half as much again or more: all of them together go over each
+    example a few times, however long the stream.
+    """
+    if not config.rehearse or situation.unrehearsed < max(1, config.rehearse * situation.remembered):
+        return None
+    return (
+        f"all {situation.remembered} remembered are gone over, as {situation.unrehearsed} are new since the last time"
+    )
 
 
 def _calls(situation: Situation, config: TriggersConfig) -> Iterator[tuple[TriggerName, str]]:

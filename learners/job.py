@@ -171,7 +171,7 @@ class Job(_Strict):
     A batch is learned in `accumulate` parts. `max_steps` of 0 is no limit; after `patience` passes without anything
     better on held-out examples training stops, 0 is never; `checkpoint_every` is in seconds. `focus` is the share of
     the new and replayed examples that is gone over, see `learners.focus`. `since` is when the label mix moved, in
-    seconds since the epoch, for `priors`.
+    seconds since the epoch, for `priors`. One that `rehearses` has everything remembered among its new examples.
     """
 
     id: str
@@ -180,6 +180,7 @@ class Job(_Strict):
     parent: Path | None = None
     champion: Path | None = None
     since: float = 0.0
+    rehearses: bool = False
     encoder: str
     epochs: float = Field(gt=0)
     learning_rate: float = Field(gt=0)

@@ -17,8 +17,9 @@ from learners.job import Judged
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The decision with its numbers. `p_better` is the paired test on the fresh examples; `p_worse` the smaller p-value
-    of the same the other way round, and of accuracy that fell.
+    """The decision with its numbers. `p_better` is the paired test of the Brier scores on the fresh examples, and `old`
+    ones with them where the candidate has gone over everything remembered; `p_worse` the smaller p-value of the same
+    the other way round, and of accuracy that fell, both on the fresh ones alone.
 
     `unproved` is a candidate that was turned away only because the fresh examples were too few, or it was no better on
     them beyond chance: it was no worse beyond chance either, and nothing else speaks against it. On `selected` held-out
@@ -42,6 +43,7 @@ class Verdict:
     settings: dict[str, Any]
     seed: int
     p_worse: float = 1.0
+    old: int = 0
     unproved: bool = False
     apart_from_mix: bool = False
 
@@ -57,11 +59,13 @@ def judge(
     config: GateConfig,
     seed: int,
     apart_from_mix: bool = False,
+    rehearsed: bool = False,
 ) -> Verdict:
     """Decide on a candidate from both models' probabilities on the same held-out examples.
 
     Better means a lower Brier score (a proper score, so a model can't win by shouting) under a one-sided paired
-    permutation test, with accuracy within the tolerance; old examples are cut by source, key and class.
+    permutation test, with accuracy on fresh examples within the tolerance; old examples are cut by source, key and
+    class.
 
     Args:
         judged: every held-out example; `group` tells fresh from old. Those `selected` are not judged on, and those
@@ -71,6 +75,8 @@ def judge(
         config: thresholds.
         seed: of the permutation tests.
         apart_from_mix: one of the models follows the label mix; what it knows is judged by `in_mix_of_past`.
+        rehearsed: the candidate has gone over everything remembered, and is to be better at that: old examples tell so
+            as well as fresh ones. What the champion was promoted on is among them, and speaks for the champion.
     """
     known = in_mix_of_past(judged, labels) if apart_from_mix else judged
     # What a candidate was chosen on flatters it.
@@ -80,7 +86,10 @@ def judge(
     old = Answers.of(remembered, labels)
     # And what the champion was promoted on flatters the champion.
     unused = Answers.of([row for row in remembered if row.tempered], labels)
-    parent_brier, candidate_brier = brier(fresh.parent, fresh.truth), brier(fresh.candidate, fresh.truth)
+    proving = Answers.of([*filter(_is_unseen, remembered), *fresh_rows], labels) if rehearsed else fresh
+    fresh_brier, proving_brier = (
+        [brier(of.parent, of.truth), brier(of.candidate, of.truth)] for of in (fresh, proving)
+    )
     parent_right, candidate_right = fresh.right()
     verdict = Verdict(
         promoted=False,
@@ -89,10 +98,11 @@ def judge(
         selected=sum(not _is_unseen(row) for row in judged),
         parent_accuracy=mean(parent_right),
         candidate_accuracy=mean(candidate_right),
-        parent_brier=mean(parent_brier),
-        candidate_brier=mean(candidate_brier),
-        p_better=p_greater(parent_brier - candidate_brier, seed),
-        p_worse=min(p_greater(candidate_brier - parent_brier, seed), p_more_often(parent_right, candidate_right)),
+        old=len(proving) - len(fresh),
+        parent_brier=mean(proving_brier[0]),
+        candidate_brier=mean(proving_brier[1]),
+        p_better=p_greater(proving_brier[0] - proving_brier[1], seed),
+        p_worse=min(p_greater(fresh_brier[1] - fresh_brier[0], seed), p_more_often(parent_right, candidate_right)),
         slowdown=slowdown,
         slices=judge_slices(old, labels, config, seed, fresh=fresh if apart_from_mix else None, unused=unused),
         # Old and fresh together: the error of few examples is mostly chance. Knowing nothing is never too sure.
@@ -126,11 +136,15 @@ def _decide(verdict: Verdict, config: GateConfig) -> Verdict:
         return replace(verdict, because=lacking, unproved=harm is None and verdict.p_worse >= config.alpha)
     if verdict.parent_accuracy - verdict.candidate_accuracy > config.slice_tolerance:
         return replace(verdict, because=f"surer but less accurate: {_change(verdict)}")
+    if verdict.old and verdict.p_worse < config.alpha:
+        return replace(
+            verdict, because=f"better at the past alone: {_change(verdict)}, worse with p = {verdict.p_worse:.3f}"
+        )
     if harm is not None:
         return replace(verdict, because=harm)
     lowest = worst([one for one in verdict.slices if not one.fresh])
     kept = f"; worst old slice {lowest.name} {lowest.change:+.3f}" if lowest else ""
-    return replace(verdict, promoted=True, because=f"{_change(verdict)}, p = {verdict.p_better:.4f}{kept}")
+    return replace(verdict, promoted=True, because=f"{_change(verdict)}, {_chance(verdict, 4)}{kept}")
 
 
 def _lacking(verdict: Verdict, config: GateConfig) -> str | None:
@@ -138,7 +152,7 @@ def _lacking(verdict: Verdict, config: GateConfig) -> str | None:
     if verdict.fresh < config.min_examples:
         return f"only {verdict.fresh} fresh held-out labels; gate.min_examples is {config.min_examples}"
     if not verdict.p_better < config.alpha:
-        return f"no better beyond chance: {_change(verdict)}, p = {verdict.p_better:.3f}"
+        return f"no better beyond chance: {_change(verdict)}, {_chance(verdict, 3)}"
     return None
 
 
@@ -157,6 +171,11 @@ def _harm(verdict: Verdict, config: GateConfig) -> str | None:
 
 def _change(verdict: Verdict) -> str:
     return f"accuracy {verdict.parent_accuracy:.3f} → {verdict.candidate_accuracy:.3f} on {verdict.fresh} fresh labels"
+
+
+def _chance(verdict: Verdict, digits: int) -> str:
+    p = f"p = {verdict.p_better:.{digits}f}"
+    return f"and with {verdict.old} old ones {p}" if verdict.old else p
 
 
 def _step(compared: Comparison) -> str:

@@ -62,8 +62,15 @@ def rows(
     ]
 
 
-def verdict(judged: Sequence[Judged], *, slowdown: float = 1.0, config: GateConfig = CONFIG, seed: int = 0) -> Verdict:
-    return judge(judged, LABELS, slowdown=slowdown, config=config, seed=seed)
+def verdict(
+    judged: Sequence[Judged],
+    *,
+    slowdown: float = 1.0,
+    config: GateConfig = CONFIG,
+    seed: int = 0,
+    rehearsed: bool = False,
+) -> Verdict:
+    return judge(judged, LABELS, slowdown=slowdown, config=config, seed=seed, rehearsed=rehearsed)
 
 
 def marked(how: str, judged: list[Judged]) -> list[Judged]:
@@ -99,6 +106,34 @@ def test_a_candidate_that_is_no_better_stays_out(parent: Model, candidate: Model
     assert not decided.promoted
     assert decided.because.startswith("no better beyond chance: accuracy 0.800 → ")
     assert f"p = {decided.p_better:.3f}" in decided.because
+
+
+def test_what_has_gone_over_everything_is_proved_on_the_past_as_well() -> None:
+    little = [*rows(60, right(0.80), right(0.82)), *rows(600, right(0.80), right(0.86), group="old")]
+    decided = verdict(little, rehearsed=True)
+
+    assert decided.promoted, decided.because
+    assert decided.because.startswith("accuracy 0.800 → 0.817 on 60 fresh labels, and with 600 old ones p = 0.0")
+    assert (decided.fresh, decided.old) == (60, 600)
+    assert not verdict(little).promoted
+    # Nothing is proved on what something was chosen on.
+    chosen = [row.model_copy(update={"selected": row.group == "old"}) for row in little]
+    assert not verdict(chosen, rehearsed=True).promoted
+
+
+@pytest.mark.parametrize(
+    ("fresh", "says"),
+    [
+        (rows(400, right(0.80), right(0.70)), "surer but less accurate: accuracy 0.800 → 0.700"),
+        (rows(400, right(0.80), right(0.80, sure=0.50)), "better at the past alone: accuracy 0.800 → 0.800"),
+        (rows(10, right(0.80), right(0.90)), "only 10 fresh held-out labels"),
+    ],
+)
+def test_but_not_on_the_past_alone(fresh: list[Judged], says: str) -> None:
+    decided = verdict([*fresh, *rows(2_000, right(0.70), right(0.90), group="old")], rehearsed=True)
+
+    assert not decided.promoted
+    assert decided.because.startswith(says)
 
 
 LITTLE = rows(60, right(0.80), right(0.82))

@@ -23,6 +23,18 @@ def test_each_tuning_has_a_rate_of_its_own_unless_one_is_set(tuning: str) -> Non
     assert job(tuning=tuning, learning_rate=3e-4).learning_rate == 3e-4
 
 
+@pytest.mark.parametrize(
+    ("learning", "epochs"), [({}, 1.0), ({"epochs": 0.5}, 0.5), ({"method": "joint", "fit_epochs": 3.0}, 3.0)]
+)
+def test_a_run_over_everything_goes_over_it_once_unless_it_starts_afresh(
+    learning: dict[str, object], epochs: float
+) -> None:
+    config = Config.model_validate({"learning": learning})
+    parent = Path("/models/v1")
+    rehearsal = job_settings(config, id="job-1", labels=["down", "up"], parent=parent, seed=0, rehearses=True)
+    assert rehearsal.epochs == epochs
+
+
 def test_labels_are_not_smoothed_under_a_loss_that_leaves_some_out() -> None:
     assert job(method="replay", label_smoothing=0.1).label_smoothing == 0.1
     assert job(method="er-ace+ewc", label_smoothing=0.1).label_smoothing == 0.0
