@@ -42,6 +42,7 @@ from daemon.learning import Snapshot, job_settings, make_job
 from daemon.memory import Labelled, Memory, share_of
 from daemon.settings import load as load_settings
 from daemon.state import open_state
+from daemon.triggers import rehearsal_due
 from learners.device import resolve, use_threads
 from learners.evaluation import macro_f1
 from learners.job import CANDIDATE, Example, Recent
@@ -68,12 +69,19 @@ METHODS = (
     "agem",
 )
 
+#: What the ways are compared under: a memory as the papers bound it, and no run goes over all of it.
+BOUNDED = ("memory.replay=3000", "triggers.rehearse=0")
+
+#: How the daemon learns by default: by its method, with a run over everything remembered whenever half of it is new.
+DEFAULT = f"{Config().learning.method}, rehearsed"
+
 #: Ways of tuning, each with replay.
 TUNINGS = ("lora", "adalora", "ia3", "prefix", "prompt", "adapter")
 
 #: A way of learning, by name: settings of the daemon's own.
 WAYS: dict[str, tuple[str, ...]] = {
     **{method: (f"learning.method={method}",) for method in METHODS},
+    DEFAULT: (f"memory.replay={Config().memory.replay}", f"triggers.rehearse={Config().triggers.rehearse}"),
     "replay, smoothed": ("learning.method=replay", "learning.label_smoothing=0.1"),
     "replay, focused": ("learning.method=replay", "learning.focus=0.6"),
     "replay, smoothed and focused": (
@@ -158,6 +166,7 @@ class Run:
         self._unlabelled: list[Labelled] = []
         self._compute = resolve(config.model.device, config.model.precision)
         self._jobs = 0
+        self._rehearsed = 0
         use_threads(config.learning.threads)
 
     def do(self, way: str, order: int, every: int, say: Callable[[str], None]) -> Outcome:
@@ -190,18 +199,25 @@ class Run:
         champion = self._fitted()
         memory = Memory(open_state(self._scratch / "state.db"), self._config.memory)
         memory.add(self._course.base)
+        self._rehearsed = memory.newest()
         return champion, load_model(champion, self._compute.device), memory
 
     def _update(self, champion: Path, memory: Memory, texts: Rows, outcome: Outcome) -> Path:
         since = memory.newest()
         memory.add([text for text in texts if unit_hash("labelled", text.id) < self._labelled])
         self._unlabelled += [text for text in texts if unit_hash("labelled", text.id) >= self._labelled]
-        new = memory.new(since)
-        replay = memory.replay(since, round(len(new) * self._config.learning.replay_ratio), self._seed + self._jobs)
+        remembered, unrehearsed = memory.count("learn"), memory.count("learn", since=self._rehearsed)
+        rehearses = rehearsal_due(remembered, unrehearsed, self._config.triggers)
+        if rehearses:
+            new, replay, self._rehearsed = memory.everything(since), [], memory.newest()
+        else:
+            new = memory.new(since)
+            replay = memory.replay(since, round(len(new) * self._config.learning.replay_ratio), self._seed + self._jobs)
         # A job judges on something, even where nothing is held out.
         held_out = memory.held_out(since)[-self._held_out :] or new[:1]
         memory.evict()
-        return self._train(Snapshot(new, replay, held_out, [], self._without_label()), champion, outcome)
+        snapshot = Snapshot(new, replay, held_out, [], self._without_label())
+        return self._train(snapshot, champion, outcome, rehearses=rehearses)
 
     def _without_label(self) -> list[Recent]:
         """As the daemon has them: the latest ones, and none of the held-out shares."""
@@ -222,12 +238,14 @@ class Run:
         outcome.after.append(self._known(model))
         return outcome
 
-    def _train(self, snapshot: Snapshot, parent: Path | None, outcome: Outcome) -> Path:
+    def _train(self, snapshot: Snapshot, parent: Path | None, outcome: Outcome, *, rehearses: bool = False) -> Path:
         """Do one job; the candidate's directory. What is left of the job before it is deleted."""
         self._jobs += 1
         directory = self._scratch / f"job-{self._jobs}"
         seed = 1_000 * self._seed + self._jobs
-        job = job_settings(self._config, id=directory.name, labels=self._course.labels, parent=parent, seed=seed)
+        job = job_settings(
+            self._config, id=directory.name, labels=self._course.labels, parent=parent, seed=seed, rehearses=rehearses
+        )
         make_job(job, snapshot, directory)
         started = time.monotonic()
         report = learn(directory)
@@ -302,8 +320,7 @@ def _ranked(ways: Mapping[str, Sequence[Runs]]) -> list[list[str]]:
         }
         shown = ["" if way == JOINT and name in OF_THE_PAST else _spread(mean[name]) for name in SHOWN]
         cost = [f"{statistics.mean(mean[name]):,.0f}" for name in ("samples", "seconds")]
-        default = WAYS.get(way) == (f"learning.method={Config().learning.method}",)
-        name = f"{way} *" if default else way
+        name = f"{way} *" if way == DEFAULT else way
         rows.append((statistics.mean(mean["final"]), [name, *shown, *cost, str(len(groups))]))
     return [cells for _, cells in sorted(rows, reverse=True)]
 
@@ -374,7 +391,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--sets", nargs="+", choices=COURSES, default=list(COURSES))
-    parser.add_argument("--ways", nargs="+", choices=[NOTHING, JOINT, *WAYS], default=[NOTHING, JOINT, *METHODS])
+    parser.add_argument(
+        "--ways", nargs="+", choices=[NOTHING, JOINT, *WAYS], default=[NOTHING, JOINT, DEFAULT, *METHODS]
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--orders", type=int, default=1, help="the stretches as they came, and so many less one others")
     parser.add_argument("--full", action="store_true", help="whole streams")
@@ -410,7 +429,7 @@ def carry_out(plan: Plan, arguments: argparse.Namespace, kept: Path) -> None:
         if done.exists():
             continue
         say = partial(Console().log, f"{plan.course}, {way}, seed {plan.seed}, order {plan.order}:")
-        config = load_settings(None, environment={}, overrides=[*WAYS.get(way, ()), *for_all])
+        config = load_settings(None, environment={}, overrides=[*BOUNDED, *WAYS.get(way, ()), *for_all])
         with tempfile.TemporaryDirectory(prefix="relearnd-learning-") as scratch:
             held_out = HELD_OUT if arguments.full else SHORT_HELD_OUT
             run = Run(course, config, plan.seed, Path(scratch), base, arguments.labelled, held_out)

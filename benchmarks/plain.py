@@ -22,7 +22,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.asking import held_out
-from benchmarks.learning import Outcome, Run, macro_f1_of
+from benchmarks.learning import BOUNDED, Outcome, Run, macro_f1_of
 from benchmarks.stretches import COURSES, label_times
 from daemon.memory import Labelled
 from daemon.settings import load as load_settings
@@ -40,7 +40,7 @@ SETTINGS = (
     "learning.learning_rate=5e-5",
     "memory.gate_share=0",
     "memory.audit_share=0",
-    "memory.replay=3000",
+    *BOUNDED,
 )
 
 

@@ -127,24 +127,23 @@ def decide(situation: Situation, config: TriggersConfig) -> Firing | None:
     for trigger, reason in _calls(situation, config):
         held = _hold(trigger, situation, config)
         if held is None:
-            due = trigger in UNHURRIED and _rehearsal_due(situation, config)
-            return Firing(trigger, "fired", f"{reason}; {due}" if due else reason, rehearses=bool(due))
+            remembered, unrehearsed = situation.remembered, situation.unrehearsed
+            if trigger not in UNHURRIED or not rehearsal_due(remembered, unrehearsed, config):
+                return Firing(trigger, "fired", reason)
+            more = f"all {remembered} remembered are gone over, as {unrehearsed} are new since the last time"
+            return Firing(trigger, "fired", f"{reason}; {more}", rehearses=True)
         held_by, why = held
         first_held = first_held or Firing(trigger, "held", f"{reason}; held: {why}", held_by)
     return first_held
 
 
-def _rehearsal_due(situation: Situation, config: TriggersConfig) -> str | None:
-    """Why a run should go over everything remembered; None when enough of that was gone over together.
+def rehearsal_due(remembered: int, unrehearsed: int, config: TriggersConfig) -> bool:
+    """Whether enough of what is remembered is new, since all of it was gone over, for a run to do so again.
 
-    As what is remembered grows, each such run is over half as much again or more: all of them together go over each
+    While what is remembered grows, each such run is larger and the next one later: all of them together go over an
     example a few times, however long the stream.
     """
-    if not config.rehearse or situation.unrehearsed < max(1, config.rehearse * situation.remembered):
-        return None
-    return (
-        f"all {situation.remembered} remembered are gone over, as {situation.unrehearsed} are new since the last time"
-    )
+    return 0 < config.rehearse * remembered <= unrehearsed
 
 
 def _calls(situation: Situation, config: TriggersConfig) -> Iterator[tuple[TriggerName, str]]:

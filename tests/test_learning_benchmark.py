@@ -9,7 +9,7 @@ from rich.console import Console
 from benchmarks.learning import HEADINGS, JOINT, NOTHING, Outcome, Run, averages, markdown, plot, table
 from benchmarks.plain import SETTINGS, PlainLoop, of_report
 from benchmarks.stretches import Course, Slice
-from daemon.memory import Labelled
+from daemon.memory import Labelled, share_of
 from daemon.settings import load
 from tests.sentences import LABELS, sentence
 
@@ -73,6 +73,26 @@ def test_a_run_learns_its_stretches_in_the_way_it_is_told(course, way, encoder, 
     assert news > 0.9 or way == "finetune"  # which may forget
     assert (len(done.after), len(said)) == ((1, 0) if way == JOINT else (2, 1))
     assert (tmp_path / "base").is_dir() == (way != JOINT)
+
+
+def test_a_run_that_rehearses_goes_over_everything_once_half_of_it_is_new(course, encoder, tmp_path: Path):
+    fixed = [f"model.encoder={encoder}", "model.max_tokens=32", "learning.threads=1", "learning.min_steps=1"]
+    samples = {}
+    for share in (0, 0.5):
+        told = [*fixed, "learning.epochs=1", f"triggers.rehearse={share}"]
+        config = load(None, environment={}, overrides=told)
+        (tmp_path / str(share)).mkdir()
+        run = Run(course, config, 0, tmp_path / str(share), tmp_path / "base", labelled=1.0, held_out=20)
+        samples[share] = run.do("der", order=0, every=45, say=lambda _: None).samples
+    (stretch,) = course.stretches
+    base, first, second = (
+        sum(share_of(row.id, config.memory) == "learn" for row in part)
+        for part in (course.base, stretch[:45], stretch[45:])
+    )
+    # Both learn the first 45 with some of the base; then, one the second 45 with some of all, the other all.
+    learned_first = samples[0.5] - (base + first + second)
+    assert first < learned_first <= 2 * first
+    assert second < samples[0] - learned_first <= 2 * second
 
 
 @pytest.mark.parametrize(("delay", "learned"), [(0.5, True), (100.0, False)])
