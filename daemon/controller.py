@@ -28,7 +28,7 @@ from daemon.state import Blobs, Commands, Decisions, ReadPositions, transaction
 from daemon.steering import REFUSED
 from daemon.store import open_store
 from daemon.training import Job, Judgement, Training
-from daemon.triggers import GRAVITY, LEARN, MAX_DOUBLINGS, Firing, Schedule, Situation, consequence, decide
+from daemon.triggers import GRAVITY, LEARN, MAX_DOUBLINGS, Firing, Schedule, Situation, consequence, decide, rehearsing
 from daemon.waiting import Waiting
 from daemon.watch import Drift
 from learners.job import Rescored
@@ -297,6 +297,9 @@ class Controller:
             self._noticed["held"] = None
             return
         self._forget(firing.trigger, now)
+        if firing.outcome == "fired":
+            remembered, unrehearsed = (self.memory.count("learn", since=at) for at in (0, self._noticed["rehearsed"]))
+            firing = rehearsing(firing, remembered, unrehearsed, self._config.triggers)
         # A trigger that stays held for the same reason is recorded once; a person is answered every time.
         held = [firing.trigger, firing.held_by] if firing.outcome == "held" else None
         if held is not None and held == self._noticed["held"] and firing.trigger != "manual":
@@ -376,6 +379,4 @@ class Controller:
             unproved=challenger.version if challenger else None,
             labels_since_unproved=self.memory.count("learn", since=since) + self.memory.count("gate", since=since),
             looks=len(self.training.jobs.looks(challenger.version)) if challenger else 0,
-            remembered=self.memory.count("learn"),
-            unrehearsed=self.memory.count("learn", since=self._noticed["rehearsed"]),
         )

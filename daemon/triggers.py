@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
@@ -58,8 +58,6 @@ class Situation:
         unproved: the candidate that lacked nothing but proof, and that the next run goes on from; None without one.
         labels_since_unproved: labels that have come since it learned, and that the gate may use.
         looks: how often it was judged again.
-        remembered: examples to learn that are remembered.
-        unrehearsed: of these, those that have come since the last run that went over all.
     """
 
     now: float
@@ -81,8 +79,6 @@ class Situation:
     unproved: str | None = None
     labels_since_unproved: int = 0
     looks: int = 0
-    remembered: int = 0
-    unrehearsed: int = 0
 
 
 @dataclass(frozen=True)
@@ -127,18 +123,22 @@ def decide(situation: Situation, config: TriggersConfig) -> Firing | None:
     for trigger, reason in _calls(situation, config):
         held = _hold(trigger, situation, config)
         if held is None:
-            remembered, unrehearsed = situation.remembered, situation.unrehearsed
-            if trigger not in UNHURRIED or not rehearsal_due(remembered, unrehearsed, config):
-                return Firing(trigger, "fired", reason)
-            more = f"all {remembered} remembered are gone over, as {unrehearsed} are new since the last time"
-            return Firing(trigger, "fired", f"{reason}; {more}", rehearses=True)
+            return Firing(trigger, "fired", reason)
         held_by, why = held
         first_held = first_held or Firing(trigger, "held", f"{reason}; held: {why}", held_by)
     return first_held
 
 
+def rehearsing(fired: Firing, remembered: int, unrehearsed: int, config: TriggersConfig) -> Firing:
+    """The same, but over everything if it may take its time and that is due (see `rehearsal_due`)."""
+    if fired.trigger not in UNHURRIED or not rehearsal_due(remembered, unrehearsed, config):
+        return fired
+    because = f"all {remembered} remembered are gone over, as {unrehearsed} are new since the last time"
+    return replace(fired, reason=f"{fired.reason}; {because}", rehearses=True)
+
+
 def rehearsal_due(remembered: int, unrehearsed: int, config: TriggersConfig) -> bool:
-    """Whether enough of what is remembered is new, since all of it was gone over, for a run to do so again.
+    """Whether enough of what is remembered has come since all of it was gone over, for a run to do so again.
 
     While what is remembered grows, each such run is larger and the next one later: all of them together go over an
     example a few times, however long the stream.

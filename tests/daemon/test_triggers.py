@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from daemon.config import AccuracyDropConfig, TriggersConfig
 from daemon.drift.kinds import Kind
-from daemon.triggers import DAY, Firing, Schedule, Situation, consequence, decide
+from daemon.triggers import DAY, Firing, Schedule, Situation, consequence, decide, rehearsal_due, rehearsing
 
 CONFIG = TriggersConfig(
     labels=1_000,
@@ -77,13 +77,14 @@ def test_each_trigger_fires_with_its_reason(trigger: str, reason: str) -> None:
 
 @pytest.mark.parametrize("trigger", CALLS)
 def test_once_half_of_what_is_remembered_is_new_a_run_that_may_take_its_time_goes_over_everything(trigger: str) -> None:
-    few, half = (firing(replace(CALLS[trigger], remembered=4_000, unrehearsed=new)) for new in (1_999, 2_000))
-    assert not few.rehearses
+    fired = firing(CALLS[trigger])
+    assert not fired.rehearses
+    assert rehearsing(fired, 4_000, 1_999, CONFIG) == fired
+    half = rehearsing(fired, 4_000, 2_000, CONFIG)
     assert half.rehearses == (trigger in ("manual", "schedule", "labels"))
     said = "all 4000 remembered are gone over, as 2000 are new since the last time"
-    assert half.reason == (f"{few.reason}; {said}" if half.rehearses else few.reason)
-    never = replace(CALLS[trigger], remembered=4_000, unrehearsed=4_000)
-    assert not firing(never, CONFIG.model_copy(update={"rehearse": 0.0})).rehearses
+    assert half.reason == (f"{fired.reason}; {said}" if half.rehearses else fired.reason)
+    assert rehearsing(fired, 4_000, 4_000, CONFIG.model_copy(update={"rehearse": 0.0})) == fired
 
 
 @pytest.mark.parametrize("bound", [5_000, 10**9])
@@ -93,7 +94,7 @@ def test_to_go_over_everything_costs_a_few_times_what_has_come(bound: int) -> No
     for _ in range(100):
         came += 1_000
         remembered, unrehearsed = min(came, bound), unrehearsed + 1_000
-        if firing(replace(LABELS, remembered=remembered, unrehearsed=unrehearsed)).rehearses:
+        if rehearsal_due(remembered, unrehearsed, CONFIG):
             gone_over, unrehearsed = gone_over + remembered, 0
     assert came / 2 < gone_over <= 2 * came
 
