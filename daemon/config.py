@@ -245,7 +245,8 @@ class TriggersConfig(Section):
     rehearse: Share = Field(
         0.5,
         description="Of all remembered examples, the share that has come since a run last went over all of them, at "
-        "which the next one does so, once; one that drift or accuracy calls for does not. 0 turns this off.",
+        "which the next one does so, once; one on the schedule always does, and one that drift or accuracy calls for "
+        "does not. 0 turns this off.",
     )
     min_labels: int = Field(
         100,

@@ -130,10 +130,14 @@ def decide(situation: Situation, config: TriggersConfig) -> Firing | None:
 
 
 def rehearsing(fired: Firing, remembered: int, unrehearsed: int, config: TriggersConfig) -> Firing:
-    """The same, but over everything if it may take its time and that is due (see `rehearsal_due`)."""
-    if fired.trigger not in UNHURRIED or not rehearsal_due(remembered, unrehearsed, config):
+    """The same, but over everything if it may take its time and that is due (see `rehearsal_due`).
+
+    Whoever has set a schedule has chosen the hour for it, and it is due whatever has come.
+    """
+    due = rehearsal_due(remembered, unrehearsed, config) or (config.rehearse > 0 and fired.trigger == "schedule")
+    if fired.trigger not in UNHURRIED or not due:
         return fired
-    because = f"all {remembered} remembered are gone over, as {unrehearsed} are new since the last time"
+    because = f"all {remembered} remembered are gone over, of which {unrehearsed} are new since the last time"
     return replace(fired, reason=f"{fired.reason}; {because}", rehearses=True)
 
 

@@ -48,7 +48,7 @@ def test_everything_is_gone_over_once_half_of_it_is_new(desk: Desk) -> None:
     assert ids(second, "new") == remembered(desk)
     assert ids(second, "replay") == set()
     assert read_job(second).epochs == 1.0
-    assert "are gone over, as" in desk.controller.training.jobs.all()[-1].reason
+    assert "are gone over, of which" in desk.controller.training.jobs.all()[-1].reason
     # The past tells as well whether it is better.
     gate = conclude(desk)["gate"]
     assert gate["old"] > 0
