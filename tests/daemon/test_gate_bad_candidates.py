@@ -49,11 +49,16 @@ def one_class_to_learn(rows: Rows, config: Config) -> Rows:
     return [row for row in rows if row["label"] == "positive" or share_of(row["id"], config.memory) != "learn"]
 
 
-def trained(config: Config, harm: Callable[[Rows, Config], Rows], *, slang: bool = False) -> Desk:
+def trained(
+    config: Config, harm: Callable[[Rows, Config], Rows], *, slang: bool = False, rehearse: float = 0.0
+) -> Desk:
     """A controller whose learner has done its job on the labels that `harm` leaves; not judged yet."""
-    # Nothing but the gate is to keep it out: no label is held back, and no replay keeps what it knew.
+    # Nothing but the gate is to keep it out: no label is held back, and unless it is to rehearse, nothing old is gone
+    # over that would keep what it knew.
     learning = config.learning.model_copy(update={"method": "finetune"})
-    desk = Desk(config.model_copy(update={"labels": LabelsConfig(hold=False), "learning": learning}))
+    triggers = config.triggers.model_copy(update={"rehearse": rehearse})
+    changed = {"labels": LabelsConfig(hold=False), "learning": learning, "triggers": triggers}
+    desk = Desk(config.model_copy(update=changed))
     texts, labels = drifting(TEXTS, 0 if slang else TEXTS)
     scores = [
         score_row(number, label=LABELS[number % 3], text=text["text"], source=text["source"])
@@ -94,6 +99,16 @@ def test_what_learned_from_bad_labels_never_goes_live(
     assert version == "v1"
     # By the same bad labels it is better; what it knew before gives it away.
     assert why.startswith("forgets " if harm is flipped else REFUSALS)
+
+
+# Where all labels of texts of a new kind are wrong, those that judge too, nothing old gives away what has kept the old.
+@pytest.mark.parametrize("harm", [flipped_to_learn, one_class_to_learn])
+def test_nor_what_went_over_everything_with_bad_labels_among_it(
+    config: Config, harm: Callable[[Rows, Config], Rows]
+) -> None:
+    desk = trained(config, harm, slang=True, rehearse=0.1)
+    assert "are gone over, of which" in desk.controller.training.jobs.all()[-1].reason
+    assert decided(desk)[0] == "v1"
 
 
 def test_a_candidate_with_weights_that_are_no_numbers_never_goes_live(config: Config) -> None:
