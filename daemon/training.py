@@ -198,9 +198,7 @@ class Training:
         )
         settings = self._settings(job, champion, challenger, rehearses=firing.rehearses)
         learned = challenger.newest_example if challenger else champion.newest_example
-        snapshot = self._snapshot(champion, learned, settings.seed)
-        if firing.rehearses:
-            snapshot = replace(snapshot, new=self._memory.everything(learned), replay=())
+        snapshot = self._snapshot(champion, learned, settings.seed, rehearses=firing.rehearses)
         make_job(settings, snapshot, self._path(job))
         return job
 
@@ -307,17 +305,21 @@ class Training:
         to_learn = self._memory.ids("learn", since=since, from_time=moved)
         return self._memory.count("gate", since=since, from_time=moved) + sum(map(judges_mix, to_learn))
 
-    def _snapshot(self, champion: Champion, learned: int, seed: int) -> Snapshot:
+    def _snapshot(self, champion: Champion, learned: int, seed: int, *, rehearses: bool = False) -> Snapshot:
         """What came after the example `learned` is to be learned; what came after the champion's is to be judged on."""
+        new, replay = (self._memory.everything(learned), []) if rehearses else self._drawn(learned, seed)
+        held_out = self._memory.held_out(champion.newest_example)
+        to_audit = self._memory.audit(champion.newest_example)
+        return Snapshot(new, replay, held_out, self._recent(), self._unlabelled(), to_audit)
+
+    def _drawn(self, learned: int, seed: int) -> tuple[list[Example], list[Example]]:
+        """What came after the example `learned`, and what is replayed of the rest."""
         new = self._memory.new(learned)
         learning = self._config.learning
         # What starts afresh knows nothing yet, and needs all that is remembered.
         everything = starts_afresh(learning.method)
         count = learned if everything else round(len(new) * learning.replay_ratio)
-        replay = self._memory.replay(learned, count, seed)
-        held_out = self._memory.held_out(champion.newest_example)
-        to_audit = self._memory.audit(champion.newest_example)
-        return Snapshot(new, replay, held_out, self._recent(), self._unlabelled(), to_audit)
+        return new, self._memory.replay(learned, count, seed)
 
     def before(self, champion: Champion, moment: float) -> int:
         """Texts of before `moment` that a run which follows the label mix would know the old mix by."""

@@ -1,33 +1,13 @@
 """A run that goes over everything remembered, instead of what is new and as much of what is not."""
 
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from daemon.config import Config
 from daemon.state import Blobs, transaction
 from learners.job import Example, read_rows
 from learners.snapshot import read_job
-from tests.daemon.streams import label_row
-from tests.daemon.test_challenger import at_work, conclude, doubting
-from tests.daemon.test_controller import Desk, ask, score_row
-
-
-@pytest.fixture
-def desk(config: Config) -> Any:
-    """One whose gate doubts everything, and that judges nothing again."""
-    desk = Desk(doubting(config, min_labels=10_000))
-    yield desk
-    desk.close()
-
-
-def learn(desk: Desk, start: int, end: int) -> Path:
-    """Give it texts in slang with their labels, and ask for a run; returns its directory."""
-    numbers = range(start, end)
-    desk.step([score_row(n, slang=True) for n in numbers], [label_row(n, slang=True) for n in numbers])
-    ask(desk, "learn", by="Ada")
-    return at_work(desk)
+from tests.daemon.test_challenger import begin, conclude, doubting
+from tests.daemon.test_controller import Desk
 
 
 def ids(directory: Path, name: str) -> set[str]:
@@ -38,13 +18,15 @@ def remembered(desk: Desk) -> set[str]:
     return {row[0] for row in desk.db.execute("SELECT id FROM examples WHERE share = 'learn'")}
 
 
-def test_everything_is_gone_over_once_half_of_it_is_new(desk: Desk) -> None:
+def test_everything_is_gone_over_once_half_of_it_is_new(config: Config) -> None:
+    # Its gate doubts everything, and it judges nothing again.
+    desk = Desk(doubting(config, min_labels=10_000))
     # Few of what was learned from the base rows, then as many again and more.
-    first = learn(desk, 0, 20)
+    first = begin(desk, 0, 20)
     assert (read_job(first).epochs, ids(first, "replay") != set()) == (desk.config.learning.epochs, True)
     conclude(desk)
 
-    second = learn(desk, 20, 400)
+    second = begin(desk, 20, 400)
     assert ids(second, "new") == remembered(desk)
     assert ids(second, "replay") == set()
     assert read_job(second).epochs == 1.0
@@ -54,21 +36,22 @@ def test_everything_is_gone_over_once_half_of_it_is_new(desk: Desk) -> None:
     assert gate["old"] > 0
     assert f"on {gate['fresh']} fresh labels, and with {gate['old']} old ones p = " in gate["because"]
 
-    third = learn(desk, 400, 420)
+    third = begin(desk, 400, 420)
     assert ids(third, "new") < remembered(desk)
     assert ids(third, "replay") != set()
     assert conclude(desk)["gate"]["old"] == 0
+    desk.close()
 
 
 def test_a_restart_remembers_what_was_gone_over_and_an_older_state_goes_over_it_all(config: Config) -> None:
     config = doubting(config, min_labels=10_000)
     desk = Desk(config)
-    learn(desk, 0, 400)
+    begin(desk, 0, 400)
     conclude(desk)
     desk.close()
 
     again = Desk(config)
-    assert ids(learn(again, 400, 420), "new") < remembered(again)
+    assert ids(begin(again, 400, 420), "new") < remembered(again)
     conclude(again)
     with transaction(again.db):
         noticed = Blobs(again.db).get_json("noticed", {})
@@ -76,5 +59,5 @@ def test_a_restart_remembers_what_was_gone_over_and_an_older_state_goes_over_it_
     again.close()
 
     older = Desk(config)
-    assert ids(learn(older, 420, 440), "new") == remembered(older)
+    assert ids(begin(older, 420, 440), "new") == remembered(older)
     older.close()
