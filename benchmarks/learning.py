@@ -43,15 +43,16 @@ from daemon.memory import Labelled, Memory, share_of
 from daemon.settings import load as load_settings
 from daemon.state import open_state
 from daemon.triggers import rehearsal_due
-from learners.device import resolve, use_threads
+from learners.device import flushed_denormals, resolve, use_threads
 from learners.evaluation import macro_f1
 from learners.job import CANDIDATE, Example, Recent
 from learners.judging import TOKEN_BUDGET
 from learners.model import LoadedModel
 from learners.model import load as load_model
 from learners.process import die_with
-from learners.run import run as learn
+from learners.run import begin
 from learners.scoring import Floats, forward_batches
+from learners.training import learn
 
 #: Ways that are a method of the daemon's and nothing else; `--ways` runs these unless told.
 METHODS = (
@@ -98,15 +99,14 @@ WAYS: dict[str, tuple[str, ...]] = {
 #: Rows that learn nothing, and everything at once: what there is to win.
 NOTHING, JOINT = "do nothing", "joint"
 
-#: Held-out examples that a job is given to choose by, newest first; a way that chooses nothing ignores them. Both
-#: models answer them after every update, as for the gate, so the short setting has fewer.
-HELD_OUT, SHORT_HELD_OUT = 300, 90
+#: Held-out examples that a job is given to choose by, newest first; a way that chooses nothing ignores them.
+HELD_OUT = 300
 
-#: The short setting: rows of a stretch (and of the base), and of a slice; and the steps that suit so few: fewer for an
-#: update, more for the base and for joint training, which have no past to build on. Long texts (reviews, articles) are
-#: cut to their beginning.
-SHORT = (100, 40)
-SHORTENED = ("learning.min_steps=30", "learning.fit_epochs=10", "model.max_tokens=64")
+#: The short setting: rows of a stretch (and of the base), and of all slices together; and the steps that suit so few:
+#: two passes for an update that replays, more for the base and for joint training, which have no past to build on.
+#: Texts are cut to their beginning.
+SHORT, SHORT_SLICES = 100, 200
+SHORTENED = ("learning.min_steps=20", "learning.fit_epochs=10", "model.max_tokens=32")
 
 
 @dataclass
@@ -153,16 +153,13 @@ Runs = Sequence[Outcome]
 class Run:
     """Learns one course in one way, in a scratch directory."""
 
-    def __init__(
-        self, course: Course, config: Config, seed: int, scratch: Path, base: Path, labelled: float, held_out: int
-    ) -> None:
+    def __init__(self, course: Course, config: Config, seed: int, scratch: Path, base: Path, labelled: float) -> None:
         self._course = course
         self._config = config
         self._seed = seed
         self._scratch = scratch
         self._base = base
         self._labelled = labelled
-        self._held_out = held_out
         self._unlabelled: list[Labelled] = []
         self._compute = resolve(config.model.device, config.model.precision)
         self._jobs = 0
@@ -214,7 +211,7 @@ class Run:
             new = memory.new(since)
             replay = memory.replay(since, round(len(new) * self._config.learning.replay_ratio), self._seed + self._jobs)
         # A job judges on something, even where nothing is held out.
-        held_out = memory.held_out(since)[-self._held_out :] or new[:1]
+        held_out = memory.held_out(since)[-HELD_OUT:] or new[:1]
         memory.evict()
         snapshot = Snapshot(new, replay, held_out, [], self._without_label())
         return self._train(snapshot, champion, outcome, rehearses=rehearses)
@@ -248,9 +245,10 @@ class Run:
         )
         make_job(job, snapshot, directory)
         started = time.monotonic()
-        report = learn(directory)
+        with flushed_denormals():
+            learned = learn(directory, *begin(directory))  # nothing is judged: no gate stands between updates
         outcome.seconds += time.monotonic() - started
-        outcome.samples += report.samples
+        outcome.samples += learned.samples(job.batch_size)
         if parent is not None and parent.is_relative_to(self._scratch):
             shutil.rmtree(parent.parent)
         return directory / CANDIDATE
@@ -419,7 +417,7 @@ class Plan(NamedTuple):
 def carry_out(plan: Plan, arguments: argparse.Namespace, kept: Path) -> None:
     """Do the runs of `plan` that have not been done."""
     course = COURSES[plan.course](arguments.data, plan.order)
-    course = course if arguments.full else course.cut(*SHORT)
+    course = course if arguments.full else course.cut(SHORT, SHORT_SLICES // len(course.slices))
     for_all = [*(() if arguments.full else SHORTENED), *arguments.set]
     if arguments.workers > 1:
         for_all.append("learning.threads=1")
@@ -431,8 +429,7 @@ def carry_out(plan: Plan, arguments: argparse.Namespace, kept: Path) -> None:
         say = partial(Console().log, f"{plan.course}, {way}, seed {plan.seed}, order {plan.order}:")
         config = load_settings(None, environment={}, overrides=[*BOUNDED, *WAYS.get(way, ()), *for_all])
         with tempfile.TemporaryDirectory(prefix="relearnd-learning-") as scratch:
-            held_out = HELD_OUT if arguments.full else SHORT_HELD_OUT
-            run = Run(course, config, plan.seed, Path(scratch), base, arguments.labelled, held_out)
+            run = Run(course, config, plan.seed, Path(scratch), base, arguments.labelled)
             done.write_text(json.dumps(asdict(run.do(way, plan.order, arguments.every, say))))
 
 

@@ -114,7 +114,7 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="relearnd-plain-") as scratch,
         tempfile.TemporaryDirectory(prefix="relearnd-base-") as base,
     ):
-        loop = PlainLoop(course, config, given.seed, Path(scratch), Path(base) / "base", labelled=1.0, held_out=0)
+        loop = PlainLoop(course, config, given.seed, Path(scratch), Path(base) / "base", labelled=1.0)
         rows.insert(0, ("plain loop", loop.live(due, given.every, console)))
     console.print(table(rows))
 

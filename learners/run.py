@@ -1,6 +1,5 @@
 """A job, from its directory to its report."""
 
-import math
 import shutil
 import time
 from pathlib import Path
@@ -56,12 +55,13 @@ def assist(directory: Path) -> None:
     """Take part in training the job in `directory`, as a process beside the one that does it: see `learners.team`."""
     if not (directory / REPORT).exists():
         with flushed_denormals():
-            job, snapshot, compute = _begin(directory)
+            job, snapshot, compute = begin(directory)
             if job.method not in UNLEARNING:
                 teach(directory, job, snapshot, compute, quiet)
 
 
-def _begin(directory: Path) -> tuple[Job, Snapshot, Compute]:
+def begin(directory: Path) -> tuple[Job, Snapshot, Compute]:
+    """The job in `directory`, what it is to learn from, and the device it runs on, which is made ready."""
     job = read_job(directory)
     snapshot = read_snapshot(directory, job)
     compute = resolve(job.device, job.precision, gpu())
@@ -72,7 +72,7 @@ def _begin(directory: Path) -> tuple[Job, Snapshot, Compute]:
 
 def _do(directory: Path) -> Report:
     started = time.monotonic()
-    job, snapshot, compute = _begin(directory)
+    job, snapshot, compute = begin(directory)
     # Read again when it is its turn, and found good now: training may take hours.
     read_recent(directory)
     read_audit(directory, job)
@@ -94,7 +94,7 @@ def _do(directory: Path) -> Report:
         replayed=learned.replayed,
         passed_over=learned.passed_over,
         steps=learned.steps,
-        samples=_samples(learned, job.batch_size),
+        samples=learned.samples(job.batch_size),
         kept_step=learned.kept_step,
         tuning=job.tuning,
         trained_weights=learned.trained_weights,
@@ -112,12 +112,6 @@ def _do(directory: Path) -> Report:
         data_sha256=data_sha256(directory),
         seed=job.seed,
     )
-
-
-def _samples(learned: Learned, batch_size: int) -> int:
-    rows = learned.examples + learned.replayed + len(learned.pseudo_labelled.examples)
-    # The last batch of a pass may be smaller.
-    return round(learned.steps / math.ceil(rows / batch_size) * rows) if learned.steps else 0
 
 
 def _judge(

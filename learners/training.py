@@ -1,5 +1,6 @@
 """From a snapshot to a candidate: a model is started, taught, and saved as it will be used."""
 
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -53,6 +54,12 @@ class Learned(NamedTuple):
     old_priors: dict[str, float] | None = None
     new_priors: dict[str, float] | None = None
     odds: dict[str, float] | None = None
+
+    def samples(self, batch_size: int) -> int:
+        """How many examples its steps went over, each as often as it was."""
+        rows = self.examples + self.replayed + len(self.pseudo_labelled.examples)
+        # The last batch of a pass may be smaller.
+        return round(self.steps / math.ceil(rows / batch_size) * rows) if self.steps else 0
 
 
 class Taught(NamedTuple):

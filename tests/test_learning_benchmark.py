@@ -66,7 +66,7 @@ def test_a_run_learns_its_stretches_in_the_way_it_is_told(course, way, encoder, 
     config = load(None, environment={}, overrides=[*settings, "learning.fit_epochs=20", "learning.threads=1"])
     said: list[str] = []
     (tmp_path / "scratch").mkdir()
-    run = Run(course, config, 0, tmp_path / "scratch", tmp_path / "base", labelled=1.0, held_out=20)
+    run = Run(course, config, 0, tmp_path / "scratch", tmp_path / "base", labelled=1.0)
     done = run.do(way, order=0, every=50, say=said.append)
     news, slang = done.after[-1]
     assert (slang > 0.9, done.samples > 0) == (way != NOTHING, way != NOTHING)
@@ -82,7 +82,7 @@ def test_a_run_that_rehearses_goes_over_everything_once_half_of_it_is_new(course
         told = [*fixed, "learning.epochs=1", f"triggers.rehearse={share}"]
         config = load(None, environment={}, overrides=told)
         (tmp_path / str(share)).mkdir()
-        run = Run(course, config, 0, tmp_path / str(share), tmp_path / "base", labelled=1.0, held_out=20)
+        run = Run(course, config, 0, tmp_path / str(share), tmp_path / "base", labelled=1.0)
         samples[share] = run.do("der", order=0, every=45, say=lambda _: None).samples
     (stretch,) = course.stretches
     base, first, second = (
@@ -100,7 +100,7 @@ def test_the_plain_loop_learns_labels_when_they_come(course, encoder, tmp_path: 
     told = [*SETTINGS, f"model.encoder={encoder}", "model.max_tokens=32", "learning.learning_rate=2e-3"]
     config = load(None, environment={}, overrides=[*told, "learning.fit_epochs=20", "learning.threads=1"])
     (tmp_path / "scratch").mkdir()
-    loop = PlainLoop(course, config, 0, tmp_path / "scratch", tmp_path / "base", labelled=1.0, held_out=0)
+    loop = PlainLoop(course, config, 0, tmp_path / "scratch", tmp_path / "base", labelled=1.0)
     due = {text.id: text.timestamp + delay for stretch in course.stretches for text in stretch}
     done = loop.live(due, every=40, console=Console(quiet=True))
     # Two passes over 40 new ones and up to 40 old ones, after the 41st text and the 81st.
