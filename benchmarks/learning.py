@@ -414,6 +414,17 @@ class Plan(NamedTuple):
         return kept / f"{self.course}-{way.replace(' ', '_')}-{self.seed}-{self.order}.json"
 
 
+def planned(arguments: argparse.Namespace) -> list[Plan]:
+    """Seed by seed, so that a table that is stopped early has all sets. Other orders have the first seed alone."""
+    which = [(seed, 0) for seed in range(arguments.seeds)] + [(0, order) for order in range(1, arguments.orders)]
+    return [Plan(name, seed, order) for (seed, order), name in itertools.product(which, arguments.sets)]
+
+
+def files(arguments: argparse.Namespace, kept: Path) -> list[Path]:
+    """One for each run, done or not."""
+    return [plan.file(kept, way) for plan, way in itertools.product(planned(arguments), arguments.ways)]
+
+
 def carry_out(plan: Plan, arguments: argparse.Namespace, kept: Path) -> None:
     """Do the runs of `plan` that have not been done."""
     course = COURSES[plan.course](arguments.data, plan.order)
@@ -426,20 +437,20 @@ def carry_out(plan: Plan, arguments: argparse.Namespace, kept: Path) -> None:
         done = plan.file(kept, way)
         if done.exists():
             continue
-        say = partial(Console().log, f"{plan.course}, {way}, seed {plan.seed}, order {plan.order}:")
+        say = partial(Console(log_path=False).log, f"{plan.course}, {way}, seed {plan.seed}, order {plan.order}:")
         config = load_settings(None, environment={}, overrides=[*BOUNDED, *WAYS.get(way, ()), *for_all])
         with tempfile.TemporaryDirectory(prefix="relearnd-learning-") as scratch:
             run = Run(course, config, plan.seed, Path(scratch), base, arguments.labelled)
             done.write_text(json.dumps(asdict(run.do(way, plan.order, arguments.every, say))))
+        runs = [file.exists() for file in files(arguments, kept)]
+        say(f"done: {sum(runs)} of {len(runs)} runs")
 
 
 def main() -> None:
     arguments = _arguments()
     kept = arguments.out / ("full" if arguments.full else "short")
     kept.mkdir(parents=True, exist_ok=True)
-    # Other orders are run with the first seed alone: what they tell is another thing than the seeds.
-    which = [(seed, 0) for seed in range(arguments.seeds)] + [(0, order) for order in range(1, arguments.orders)]
-    plans = [Plan(name, seed, order) for (seed, order), name in itertools.product(which, arguments.sets)]
+    plans = planned(arguments)
     if arguments.workers == 1:
         for plan in plans:
             carry_out(plan, arguments, kept)
@@ -448,8 +459,7 @@ def main() -> None:
         with ProcessPoolExecutor(arguments.workers, apart, initializer=die_with, initargs=(os.getpid(),)) as pool:
             list(pool.map(partial(carry_out, arguments=arguments, kept=kept), plans))
     console = Console()
-    files = [plan.file(kept, way) for plan, way in itertools.product(plans, arguments.ways)]
-    outcomes = [Outcome(**json.loads(file.read_text())) for file in files]
+    outcomes = [Outcome(**json.loads(file.read_text())) for file in files(arguments, kept)]
     _show(outcomes, console)
     (kept / "table.md").write_text(markdown(outcomes))
     plot(outcomes, kept / "table.png")
