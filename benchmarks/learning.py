@@ -105,8 +105,8 @@ HELD_OUT = 300
 #: The short setting: rows of a stretch (and of the base), and of all slices together; and the steps that suit so few:
 #: two passes for an update that replays, more for the base and for joint training, which have no past to build on.
 #: Texts are cut to their beginning.
-SHORT, SHORT_SLICES = 100, 200
-SHORTENED = ("learning.min_steps=20", "learning.fit_epochs=10", "model.max_tokens=32")
+SHORT, SHORT_SLICES = 60, 150
+SHORTENED = ("learning.min_steps=12", "learning.fit_epochs=10", "model.max_tokens=32")
 
 
 @dataclass
