@@ -135,9 +135,11 @@ class Service:
         for override in overrides:
             self._command += ["--set", override]
         self._log = config.with_name(f"{name}.log")
+        self._log.touch()
         self.start()
 
     def start(self) -> None:
+        self._told_before = self._log.stat().st_size
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
         self.frozen = False
@@ -145,6 +147,13 @@ class Service:
     @property
     def running(self) -> bool:
         return self._process.poll() is None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has come up since it was started."""
+        with self._log.open("rb") as log:
+            log.seek(self._told_before)
+            return b'"event": "ready"' in log.read()
 
     def send(self, number: signal.Signals) -> None:
         if self.running:
@@ -155,7 +164,10 @@ class Service:
         self._process.wait()
 
     def end(self, seconds: float) -> int | None:
-        """Ask it to stop; its exit status, None when it had to be killed."""
+        """Ask it to stop, once it has come up and listens; its exit status, None when it had to be killed."""
+        until = time.monotonic() + seconds
+        while self.running and not self.ready and time.monotonic() < until:
+            time.sleep(TICK)
         self.send(signal.SIGTERM)
         try:
             return self._process.wait(seconds)
