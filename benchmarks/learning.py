@@ -1,6 +1,6 @@
 """Every way of learning on the same streams: what is known at the end, what was forgotten, and what it cost.
 
-    python -m benchmarks.learning --data FOLDER --workers 2          a short table, about two hours on 2 cores
+    python -m benchmarks.learning --data FOLDER --workers 2          a short table: up to three hours on 2 cores
     python -m benchmarks.learning --data FOLDER --workers 2 --orders 2         with another order of the stretches too
     python -m benchmarks.learning --data FOLDER --full               whole streams; for a GPU, or row by row
     python -m benchmarks.learning --data FOLDER --sets domains --ways der replay --seeds 1
@@ -103,10 +103,10 @@ NOTHING, JOINT = "do nothing", "joint"
 HELD_OUT = 300
 
 #: The short setting: rows of a stretch (and of the base), and of all slices together; and the steps that suit so few:
-#: two passes for an update that replays, more for the base and for joint training, which have no past to build on, and
-#: at four times the rate. Texts are cut to their beginning.
-SHORT, SHORT_SLICES = 80, 150
-SHORTENED = ("learning.min_steps=16", "learning.fit_epochs=6", "learning.learning_rate=2e-4", "model.max_tokens=32")
+#: two passes for an update that replays, more for the base and for joint training, which have no past to build on.
+#: Texts are cut to their beginning. With fewer rows little is learned, so that little can be forgotten.
+SHORT, SHORT_SLICES = 100, 200
+SHORTENED = ("learning.min_steps=20", "learning.fit_epochs=10", "model.max_tokens=32")
 
 
 @dataclass
