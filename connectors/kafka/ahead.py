@@ -169,6 +169,10 @@ class ReadAhead:
         self._seek_what_was_sought(consumer)
         if self._member is None:
             self._look_for_new_partitions(consumer)
+        elif consumer._coordinator._join_task is not None:
+            # A join that outlasted the poll it began in. If new partitions were the reason for it, kafka-python 3.0.12
+            # takes it for done as soon as it has dealt them, and would wait for ever for what nobody asks it for.
+            consumer._coordinator.request_rejoin()
         if self._wait_for_room():
             consumer.resume(*consumer.paused())
             wait = POLL

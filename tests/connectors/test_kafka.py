@@ -356,6 +356,18 @@ def test_new_partitions_are_read(room: Room, monkeypatch: pytest.MonkeyPatch) ->
         assert sorted(message.value for message in drain(reader)) == sorted(written)
 
 
+def test_a_member_is_dealt_new_partitions_however_long_joining_takes(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "METADATA_AGE", 0.3)
+    monkeypatch.setattr(ahead, "POLL", 0.0)  # so that every join outlasts the poll it began in
+    with room.open().reader([room.texts], group=room.group, shared=True) as reader:
+        wait_until(lambda: reader.poll(1, 0.1) is None or len(reader.positions()) == 4, "the first deal")
+        with room.admin() as admin:
+            admin.create_partitions({room.texts: 8})
+        wait_until(lambda: reader.poll(1, 0.1) is None or len(reader.positions()) == 8, "new partitions are dealt")
+
+
 def test_a_topic_that_is_missing_is_named_with_what_to_do(room: Room) -> None:
     connector = room.open()
     with pytest.raises(ConnectorError, match=r"no topic 'nowhere'.*relearnd topics create"):
