@@ -60,7 +60,7 @@ class Owner:
         else:
             self._check()
             cluster.commit(_companion(group), self._state({})[1])
-        self._taken = True
+            self._hold()
         self._stated = time.monotonic()
 
     def write(
@@ -107,13 +107,17 @@ class Owner:
         while True:
             try:
                 # With none of the group's own positions, so that what a predecessor left of these is ended too.
-                transactions.write([], lambda: [(ConsumerGroupMetadata(self.group), {}), self._state({})])
+                transactions.write([], lambda: [(ConsumerGroupMetadata(self.group), {}), self._state({})], self._hold)
             except FencedError:
                 # Another takes it at this very moment. Waits of different lengths let one of us be done first.
                 if patience.closed.wait(random.uniform(0.1, 0.5)):
                     raise
             else:
                 return
+
+    def _hold(self) -> None:
+        """From now on another count than this one's is a newer owner's."""
+        self._taken = True
 
     def _check(self) -> None:
         if self._fenced:

@@ -5,8 +5,7 @@ from collections.abc import Callable, Sequence
 
 from kafka import KafkaProducer, errors
 
-from connectors.kafka.errors import Patience
-from connectors.topic import ConnectorError, Outgoing
+from connectors.topic import Outgoing
 
 #: Writes messages outside of any transaction.
 Send = Callable[[Sequence[Outgoing]], None]
@@ -23,9 +22,9 @@ def checked(messages: Sequence[Outgoing]) -> None:
 
 
 def send(
-    producer: KafkaProducer, messages: Sequence[Outgoing], patience: Patience, timeout: float = float("inf")
+    producer: KafkaProducer, messages: Sequence[Outgoing], look: Callable[[], None], timeout: float = float("inf")
 ) -> None:
-    """Send `messages` and return when the brokers have them all.
+    """Send `messages` and return when the brokers have them all; `look` is called meanwhile, and may end it by raising.
 
     Raises:
         KafkaError: some of them they do not have, or not within `timeout` seconds.
@@ -41,8 +40,7 @@ def send(
         try:
             producer.flush(LOOK_EVERY)
         except errors.KafkaTimeoutError as error:
-            if patience.closed.is_set():
-                raise ConnectorError(f"closed while writing to {patience.where}") from None
+            look()
             if time.monotonic() > deadline:
                 raise errors.KafkaTimeoutError(f"not written within {timeout:g} s") from error
         # Looked at between, as one failure may leave the others waiting. And looked at all of them: a transaction can

@@ -3,15 +3,17 @@
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import structlog
 from kafka import KafkaProducer, TopicPartition
-from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
 from connectors.kafka.client import REQUEST_TIMEOUT, Clients
 from connectors.kafka.cluster import Cluster, named
+from connectors.kafka.connections import Connections
 from connectors.kafka.errors import Delays, Patience, explained, raise_refusal, remedy, said
 from connectors.kafka.sending import abandon, send
 from connectors.topic import ConnectorError, FencedError, Outgoing, Partition
@@ -34,7 +36,9 @@ class Transactions:
     The end of a transaction, whoever brings it about, does not reach partitions that have no broker at that moment:
     Kafka takes them for deleted (4.4's TransactionMarkerChannelManager: "likely deleted already and hence can be
     skipped"). What was written there would share the fate of the next transaction of the same id. So a producer that
-    has predecessors first ends an empty transaction as their last one ended, on all that it is about to write to.
+    has predecessors first ends an empty transaction as their last one ended, on all that it is about to write to. And
+    a producer whose connection to a broker was lost begins no other transaction: its last one, committed or not, may
+    have ended so. (Should brokers fail again while the empty transaction is under way, it is aborted after all.)
 
     Args:
         transactional_id: Whoever begins to use it takes it from whoever did before.
@@ -66,8 +70,15 @@ class Transactions:
         self._lock = threading.RLock()
         self._producer: KafkaProducer | None = None
 
-    def write(self, messages: Sequence[Outgoing], commits: Callable[[], Sequence[Commit]] = tuple) -> None:
+    def write(
+        self,
+        messages: Sequence[Outgoing],
+        commits: Callable[[], Sequence[Commit]] = tuple,
+        then: Callable[[], None] = lambda: None,
+    ) -> None:
         """Write `messages` and commit what `commits` says at each try: all of it or nothing; for as long as it takes.
+
+        `then` is called as soon as that is certain, before the id may have to be taken again.
 
         Raises:
             FencedError: another process goes by this transactional id, or by this member's instance id.
@@ -75,20 +86,13 @@ class Transactions:
             ConnectorError: it cannot be written, or `patience` ended.
         """
         doing = "write to " + named(m.topic for m in messages) if messages else "commit"
-        delays = Delays(self._patience, doing)
         with self._lock:
-            while True:
-                try:
-                    self._attempt(messages, commits)
-                except KafkaError as error:
-                    self._give_up()
-                    raise_refusal(error)
-                    delays.wait(error)
-                except BaseException:
-                    self._give_up()
-                    raise
-                else:
-                    return
+            self._insist(lambda: self._attempt(messages, commits), doing)
+            then()
+            if self._producer is None or _connections(self._producer).lost:
+                # Now also where it was not heard of. A successor would see to that as well.
+                with suppress(FencedError):
+                    self._insist(lambda: self._clear(messages, commits), doing)
 
     def begin(self) -> None:
         """Take the transactional id now, so that whoever had it before can commit no more."""
@@ -100,19 +104,35 @@ class Transactions:
         with self._lock:
             self._abandon()
 
+    def _insist(self, work: Callable[[], object], doing: str) -> None:
+        """Do `work`, each time with another producer, until it succeeds or waiting does not help."""
+        delays = Delays(self._patience, doing)
+        while True:
+            try:
+                work()
+            except KafkaError as error:
+                self._give_up()
+                raise_refusal(error)
+                delays.wait(error)
+            except BaseException:
+                self._give_up()
+                raise
+            else:
+                return
+
     def _attempt(self, messages: Sequence[Outgoing], commits: Callable[[], Sequence[Commit]]) -> None:
         if self._patience.closed.is_set():
             raise ConnectorError(f"the transactions of {self._id!r} at {self._patience.where} are closed")
-        producer = self._ready()
-        manager = producer._transaction_manager
+        producer = self._clear(messages, commits)
+        manager, connections = producer._transaction_manager, _connections(producer)
         me = manager.producer_id_and_epoch
-        self._clear(
-            producer, {message.topic for message in messages}, {member.group_id: member for member, _ in commits()}
-        )
+        # A broker that came up again must not be told of this transaction before it is known how the last one ended.
+        connections.reconnecting = False
         producer.begin_transaction()
-        send(producer, messages, self._patience, self._clients.settings.transaction_timeout)
+        send(producer, messages, lambda: self._look(producer), self._clients.settings.transaction_timeout)
         for member, offsets in commits():
             self._send_offsets(producer, member, offsets)
+        connections.reconnecting = True
         ending = manager.begin_commit()
         try:
             self._await(producer, ending)
@@ -123,10 +143,13 @@ class Transactions:
             if not self._was_committed(me.producer_id, me.epoch):
                 raise
 
-    def _clear(self, producer: KafkaProducer, topics: set[str], groups: Mapping[str, ConsumerGroupMetadata]) -> None:
-        """End what predecessors may have left on `topics` and of the positions of `groups`, unless that is done."""
+    def _clear(self, messages: Sequence[Outgoing], commits: Callable[[], Sequence[Commit]]) -> KafkaProducer:
+        """The producer, once what its predecessors may have left where these go has been ended."""
+        producer = self._ready()
+        topics = {message.topic for message in messages}
+        groups = {member.group_id: member for member, _ in commits()}
         if not self._has_predecessors or (topics <= self._cleared_topics and groups.keys() <= self._cleared_groups):
-            return
+            return producer
         manager = producer._transaction_manager
         partitions = self._cluster.led(sorted(topics - self._cleared_topics))
         producer.begin_transaction()
@@ -142,6 +165,7 @@ class Transactions:
         self._await(producer, manager.begin_commit() if self._left_committed else manager.begin_abort())
         self._cleared_topics |= topics
         self._cleared_groups |= groups.keys()
+        return producer
 
     def _send_offsets(
         self, producer: KafkaProducer, member: ConsumerGroupMetadata, offsets: Mapping[Partition, OffsetAndMetadata]
@@ -158,6 +182,9 @@ class Transactions:
             raise
 
     def _ready(self) -> KafkaProducer:
+        """A producer that has the id, and has lost no connection."""
+        if self._producer is not None and _connections(self._producer).lost:
+            self._abandon()
         if self._producer is None:
             self._check()
             if self._has_predecessors and self._left_committed is None:
@@ -183,12 +210,19 @@ class Transactions:
         producer._sender.wakeup()
         deadline = time.monotonic() + self._clients.settings.transaction_timeout
         while not result.wait(LOOK_EVERY * 1000):
-            if self._patience.closed.is_set():
-                raise ConnectorError(f"closed while a transaction of {self._id!r} was under way; it may still succeed")
-            for refusal in producer._sender._client._manager._auth_failures.values():
-                raise refusal
+            self._look(producer)
             if time.monotonic() > deadline:
                 raise KafkaTimeoutError(f"no answer within {self._clients.settings.transaction_timeout:g} s")
+
+    def _look(self, producer: KafkaProducer) -> None:
+        """Raise what a wait should end for."""
+        if self._patience.closed.is_set():
+            raise ConnectorError(f"closed while a transaction of {self._id!r} was under way; it may still succeed")
+        connections = _connections(producer)
+        for refusal in connections._auth_failures.values():
+            raise refusal
+        if connections.cut_off:
+            raise KafkaConnectionError("the connection to a broker was lost")
 
     def _was_committed(self, producer_id: int, epoch: int) -> bool:
         """How the last transaction ended; waits until it has. One that was not told to commit ends by its timeout."""
@@ -213,6 +247,9 @@ class Transactions:
         producer = self._producer
         if producer is None:
             return
+        if _connections(producer).cut_off:  # the next one's first request aborts, or else the transaction's timeout
+            self._abandon()
+            return
         try:
             aborted = producer._transaction_manager.begin_abort()
             producer._sender.wakeup()
@@ -228,3 +265,8 @@ class Transactions:
             self._producer, self._has_predecessors = None, True
             if self._cleared_topics or self._cleared_groups:
                 self._left_committed, self._cleared_topics, self._cleared_groups = None, set(), set()
+
+
+def _connections(producer: KafkaProducer) -> Connections:
+    connections: Connections = producer._sender._client._manager
+    return connections

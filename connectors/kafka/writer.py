@@ -99,12 +99,16 @@ class KafkaWriter:
             while messages:
                 try:
                     self._producer = self._producer or self._clients.producer(None)
-                    send(self._producer, messages, self._patience)
+                    send(self._producer, messages, self._look)
                 except KafkaError as error:
                     self._abandon()
                     delays.wait(error)
                 else:
                     return
+
+    def _look(self) -> None:
+        if self._closed.is_set():
+            raise ConnectorError(f"closed while writing to {self._where}")
 
     def _abandon(self) -> None:
         if self._producer is not None:

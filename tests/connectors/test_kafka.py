@@ -19,7 +19,7 @@ import pytest
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.errors import KafkaConnectionError
 from kafka.producer.transaction_manager import TransactionalRequestResult, TransactionManager
-from kafka.structs import OffsetAndMetadata
+from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
 from connectors.kafka import ahead, client
 from connectors.kafka.connector import KafkaConnector
@@ -568,50 +568,146 @@ def test_a_broker_that_fails_costs_and_doubles_nothing(
     room.close()
 
 
-@pytest.mark.parametrize("commit", [False, True], ids=["aborted", "committed"])
-def test_a_transaction_that_ended_while_its_partition_had_no_broker_has_ended_there_too(
-    start_kafka: Callable[..., Cluster], commit: bool
-) -> None:
-    with start_kafka(3) as cluster:
-        room = Room(cluster)
-        with room.admin() as admin:
-            admin.create_topics({"alone": {"num_partitions": 1, "replication_factor": 1}}, wait_for_metadata=True)
+class Lonely:
+    """A topic with one copy, on the broker that also has the only copy of a group's positions, and that broker."""
 
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.room = Room(cluster)
+        self.topic = f"lonely-{self.room.name}"
+        self.text = Partition(self.room.texts, 0)
+        self.room.open().committed(self.room.group)  # which makes the topic of positions
+        with self.room.admin() as admin:
             leaders: list[int] = []
 
-            def is_led() -> bool:
-                partitions = admin.describe_topics(["alone"])[0]["partitions"]
-                leaders[:] = [partition["leader_id"] for partition in partitions]
-                return bool(leaders)
+            def are_led() -> bool:
+                # Any broker may be asked, and not each of them knows yet.
+                positions = admin.describe_topics(["__consumer_offsets"])[0]["partitions"]
+                leaders[:] = [p["leader_id"] for p in sorted(positions, key=lambda p: int(p["partition_index"]))]
+                return leaders and min(leaders) > 0
 
-            # Any broker may be asked, and not each of them knows yet.
-            wait_until(is_led, "nobody leads the topic")
-        connector = room.open(**({} if commit else QUICK))
-        patience = Patience(threading.Event(), cluster.bootstrap)
+            wait_until(are_led, "nobody leads the positions")
+            self.broker = leaders[_java_hash(self.room.group) % len(leaders)]
+            topics = {self.topic: {"assignments": {0: [self.broker]}}}
+            admin.create_topics(topics, wait_for_metadata=True)
 
-        def transactions() -> Transactions:
-            return Transactions(connector._clients, connector._cluster, patience, room.name)
+    def transactions(self, **options: Any) -> Transactions:
+        connector = self.room.open(**options)
+        return Transactions(
+            connector._clients, connector._cluster, Patience(threading.Event(), connector._clients.servers[0]), "id"
+        )
 
-        def state() -> str:
-            return connector._cluster.transaction(room.name)[0]
+    def offsets(self, at: int) -> dict[Partition, OffsetAndMetadata]:
+        return {self.text: OffsetAndMetadata(at, "", -1)}
 
-        dead, successor = transactions(), transactions()
-        producer = dead._ready()
-        producer.begin_transaction()
-        producer.send("alone", b"left")
-        producer.flush()
-        cluster.kill(leaders[0])
-        # The coordinator, somewhere else by now, tells all partitions but this one. Not told to, it aborts in time.
-        if commit:
-            producer.commit_transaction()
-        wait_until(lambda: state() == ("CompleteCommit" if commit else "CompleteAbort"), "the transaction has no end")
-        cluster.start(leaders[0])
-        successor.write([Outgoing("alone", b"kept")])
-        with room.open().reader(["alone"]) as reader:
-            assert [message.value for message in drain(reader)] == [b"left"] * commit + [b"kept"]
-        dead.close()
-        successor.close()
-        room.close()
+    def wait_for(self, state: str) -> None:
+        known = self.room.open()._cluster
+        wait_until(lambda: known.transaction("id")[0] == state, f"the transaction is no {state}")
+
+    def found(self) -> tuple[list[bytes], dict[Partition, int]]:
+        """What can be read of the topic, and what the group has committed."""
+        connector = self.room.open()
+        with connector.reader([self.topic]) as reader:
+            return [message.value for message in drain(reader)], connector.committed(self.room.group)
+
+
+def _java_hash(text: str) -> int:
+    """As Kafka takes it, to find a group's partition: not negative."""
+    value = 0
+    for character in text:
+        value = (31 * value + ord(character)) & 0xFFFFFFFF
+    return value & 0x7FFFFFFF
+
+
+@pytest.fixture(scope="module")
+def fragile(start_kafka: Callable[..., Cluster]) -> Cluster:
+    """Three brokers; of a group's positions, only one of them has a copy."""
+    return start_kafka(3, properties={"offsets.topic.replication.factor": "1"})
+
+
+@pytest.fixture
+def lonely(fragile: Cluster) -> Iterator[Lonely]:
+    fragile.wait_until_ready()
+    lonely = Lonely(fragile)
+    yield lonely
+    lonely.room.close()
+
+
+@pytest.mark.parametrize("commit", [False, True], ids=["aborted", "committed"])
+def test_a_transaction_that_ended_while_its_partition_had_no_broker_has_ended_there_too(
+    lonely: Lonely, commit: bool
+) -> None:
+    dead, successor = lonely.transactions(**({} if commit else QUICK)), lonely.transactions()
+    producer = dead._ready()
+    producer.begin_transaction()
+    producer.send(lonely.topic, b"left")
+    producer.flush()
+    group = ConsumerGroupMetadata(lonely.room.group)
+    dead._send_offsets(producer, group, lonely.offsets(1))
+    lonely.cluster.kill(lonely.broker)
+    # The coordinator, somewhere else by now, tells all partitions but these. Not told to, it aborts in time.
+    if commit:
+        producer.commit_transaction()
+    lonely.wait_for("CompleteCommit" if commit else "CompleteAbort")
+    lonely.cluster.start(lonely.broker)
+    # A member that the group has thrown out meanwhile may commit no more; what it had committed stays.
+    thrown_out = ConsumerGroupMetadata(lonely.room.group, 5, "thrown-out", None)
+    with pytest.raises(StaleError):
+        successor.write([Outgoing(lonely.topic, b"refused")], lambda: [(thrown_out, lonely.offsets(2))])
+    assert lonely.found() == ([b"left"] * commit, {lonely.text: 1} if commit else {})
+    successor.write([Outgoing(lonely.topic, b"kept")], lambda: [(group, lonely.offsets(3))])
+    assert lonely.found() == ([b"left"] * commit + [b"kept"], {lonely.text: 3})
+    dead.close()
+    successor.close()
+
+
+@pytest.mark.parametrize("heard", [False, True], ids=["unheard", "heard"])
+def test_a_commit_stays_whose_partitions_lost_their_broker_before_they_heard_of_it(
+    lonely: Lonely, monkeypatch: pytest.MonkeyPatch, heard: bool
+) -> None:
+    transactions = lonely.transactions()
+    group = ConsumerGroupMetadata(lonely.room.group)
+    begin, begun = TransactionManager.begin_commit, count()
+
+    def commit_alone(self: TransactionManager) -> object:
+        if next(begun) != 1:  # the first ends what predecessors may have left
+            return begin(self)
+        lonely.cluster.kill(lonely.broker)
+        result = begin(self)
+        sender.wakeup()
+        lonely.wait_for("CompleteCommit")
+        lonely.cluster.start(lonely.broker)
+        if not heard:
+            result = TransactionalRequestResult()
+            result.done(error=KafkaConnectionError("the answer is lost"))
+        return result
+
+    monkeypatch.setattr(TransactionManager, "begin_commit", commit_alone)
+    sender = transactions._ready()._sender
+    transactions.write([Outgoing(lonely.topic, b"once")], lambda: [(group, lonely.offsets(1))])
+    assert lonely.found() == ([b"once"], {lonely.text: 1})
+    transactions.close()
+
+
+def test_a_commit_stays_when_the_next_transaction_is_aborted(lonely: Lonely, monkeypatch: pytest.MonkeyPatch) -> None:
+    transactions = lonely.transactions()
+    group = ConsumerGroupMetadata(lonely.room.group)
+    thrown_out = ConsumerGroupMetadata(lonely.room.group, 5, "thrown-out", None)
+    begin, begun = TransactionManager.begin_commit, count()
+
+    def commit_alone(self: TransactionManager) -> object:
+        if next(begun) == 1:  # the first ends what predecessors may have left
+            lonely.cluster.kill(lonely.broker)
+        return begin(self)
+
+    monkeypatch.setattr(TransactionManager, "begin_commit", commit_alone)
+    transactions._attempt([Outgoing(lonely.topic, b"once")], lambda: [(group, lonely.offsets(1))])
+    lonely.wait_for("CompleteCommit")
+    lonely.cluster.start(lonely.broker)
+    with pytest.raises(StaleError):
+        transactions.write([Outgoing(lonely.topic, b"refused")], lambda: [(thrown_out, lonely.offsets(2))])
+    assert lonely.found() == ([b"once"], {lonely.text: 1})
+    transactions.close()
 
 
 def test_closing_ends_a_wait_for_a_broker_that_is_away(frail: Cluster, impatient: None) -> None:
