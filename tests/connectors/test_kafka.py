@@ -576,6 +576,9 @@ class Lonely:
         self.room = Room(cluster)
         self.topic = f"lonely-{self.room.name}"
         self.text = Partition(self.room.texts, 0)
+        self.group = ConsumerGroupMetadata(self.room.group)
+        #: A member that may commit no more.
+        self.thrown_out = ConsumerGroupMetadata(self.room.group, 5, "thrown-out", None)
         self.room.open().committed(self.room.group)  # which makes the topic of positions
         with self.room.admin() as admin:
             leaders: list[int] = []
@@ -620,9 +623,10 @@ def _java_hash(text: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def fragile(start_kafka: Callable[..., Cluster]) -> Cluster:
+def fragile(start_kafka: Callable[..., Cluster]) -> Iterator[Cluster]:
     """Three brokers; of a group's positions, only one of them has a copy."""
-    return start_kafka(3, properties={"offsets.topic.replication.factor": "1"})
+    with start_kafka(3, properties={"offsets.topic.replication.factor": "1"}) as cluster:
+        yield cluster
 
 
 @pytest.fixture
@@ -642,20 +646,18 @@ def test_a_transaction_that_ended_while_its_partition_had_no_broker_has_ended_th
     producer.begin_transaction()
     producer.send(lonely.topic, b"left")
     producer.flush()
-    group = ConsumerGroupMetadata(lonely.room.group)
-    dead._send_offsets(producer, group, lonely.offsets(1))
+    dead._send_offsets(producer, lonely.group, lonely.offsets(1))
     lonely.cluster.kill(lonely.broker)
     # The coordinator, somewhere else by now, tells all partitions but these. Not told to, it aborts in time.
     if commit:
         producer.commit_transaction()
     lonely.wait_for("CompleteCommit" if commit else "CompleteAbort")
     lonely.cluster.start(lonely.broker)
-    # A member that the group has thrown out meanwhile may commit no more; what it had committed stays.
-    thrown_out = ConsumerGroupMetadata(lonely.room.group, 5, "thrown-out", None)
+    # A member that the group has thrown out meanwhile is refused; what it had committed stays.
     with pytest.raises(StaleError):
-        successor.write([Outgoing(lonely.topic, b"refused")], lambda: [(thrown_out, lonely.offsets(2))])
+        successor.write([Outgoing(lonely.topic, b"refused")], lambda: [(lonely.thrown_out, lonely.offsets(2))])
     assert lonely.found() == ([b"left"] * commit, {lonely.text: 1} if commit else {})
-    successor.write([Outgoing(lonely.topic, b"kept")], lambda: [(group, lonely.offsets(3))])
+    successor.write([Outgoing(lonely.topic, b"kept")], lambda: [(lonely.group, lonely.offsets(3))])
     assert lonely.found() == ([b"left"] * commit + [b"kept"], {lonely.text: 3})
     dead.close()
     successor.close()
@@ -666,7 +668,6 @@ def test_a_commit_stays_whose_partitions_lost_their_broker_before_they_heard_of_
     lonely: Lonely, monkeypatch: pytest.MonkeyPatch, heard: bool
 ) -> None:
     transactions = lonely.transactions()
-    group = ConsumerGroupMetadata(lonely.room.group)
     begin, begun = TransactionManager.begin_commit, count()
 
     def commit_alone(self: TransactionManager) -> object:
@@ -684,15 +685,13 @@ def test_a_commit_stays_whose_partitions_lost_their_broker_before_they_heard_of_
 
     monkeypatch.setattr(TransactionManager, "begin_commit", commit_alone)
     sender = transactions._ready()._sender
-    transactions.write([Outgoing(lonely.topic, b"once")], lambda: [(group, lonely.offsets(1))])
+    transactions.write([Outgoing(lonely.topic, b"once")], lambda: [(lonely.group, lonely.offsets(1))])
     assert lonely.found() == ([b"once"], {lonely.text: 1})
     transactions.close()
 
 
 def test_a_commit_stays_when_the_next_transaction_is_aborted(lonely: Lonely, monkeypatch: pytest.MonkeyPatch) -> None:
     transactions = lonely.transactions()
-    group = ConsumerGroupMetadata(lonely.room.group)
-    thrown_out = ConsumerGroupMetadata(lonely.room.group, 5, "thrown-out", None)
     begin, begun = TransactionManager.begin_commit, count()
 
     def commit_alone(self: TransactionManager) -> object:
@@ -701,11 +700,11 @@ def test_a_commit_stays_when_the_next_transaction_is_aborted(lonely: Lonely, mon
         return begin(self)
 
     monkeypatch.setattr(TransactionManager, "begin_commit", commit_alone)
-    transactions._attempt([Outgoing(lonely.topic, b"once")], lambda: [(group, lonely.offsets(1))])
+    transactions._attempt([Outgoing(lonely.topic, b"once")], lambda: [(lonely.group, lonely.offsets(1))])
     lonely.wait_for("CompleteCommit")
     lonely.cluster.start(lonely.broker)
     with pytest.raises(StaleError):
-        transactions.write([Outgoing(lonely.topic, b"refused")], lambda: [(thrown_out, lonely.offsets(2))])
+        transactions.write([Outgoing(lonely.topic, b"refused")], lambda: [(lonely.thrown_out, lonely.offsets(2))])
     assert lonely.found() == ([b"once"], {lonely.text: 1})
     transactions.close()
 
